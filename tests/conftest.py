@@ -1,0 +1,49 @@
+"""What several test files share: the images and the model, loaded once and changed by nobody."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+# Ultralytics writes its settings when it is imported: here, into a folder that goes when the tests end.
+_settings = tempfile.TemporaryDirectory(prefix="ultralytics-settings-", ignore_cleanup_errors=True)
+os.environ["YOLO_CONFIG_DIR"] = _settings.name
+
+import yolo_slim_lessons as slim  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def data():
+    return slim.load_images("fashion-mnist", image_size=64)
+
+
+@pytest.fixture(scope="session")
+def nano():
+    return slim.load_model("nano")
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Run code in a fresh Python that works in a folder of its own; returns what it printed, errors included."""
+
+    def run(code: str, *arguments, environment: dict[str, str] | None = None) -> str:
+        folder = tmp_path / "fresh-python"
+        folder.mkdir(exist_ok=True)
+        # What the import of the package set here is no part of a fresh Python.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("YOLO_")}
+        clean |= {"YOLO_CONFIG_DIR": str(folder), "PYTHONIOENCODING": "utf-8"} | (environment or {})
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            cwd=folder,
+            env=clean,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+            encoding="utf-8",
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    return run

@@ -1,0 +1,365 @@
+"""What is saved is what was there, opens in plain Ultralytics and means the same to it; the rest is refused by name."""
+
+import json
+import logging
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision.datasets.mnist import read_image_file, read_label_file
+from ultralytics import YOLO
+from ultralytics.nn.tasks import ClassificationModel
+from ultralytics.utils import LOGGER
+
+import yolo_slim_lessons as slim
+from yolo_slim_lessons import models
+from yolo_slim_lessons.data import DATA_DIR
+from yolo_slim_lessons.models import WEIGHTS_DIR
+
+
+def assert_same_weights(first, second):
+    first, second = first.state_dict(), second.state_dict()
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert tensor.dtype == second[name].dtype
+        assert tensor.equal(second[name]), name
+
+
+@pytest.fixture
+def fresh():
+    """An untrained model that a test may change."""
+    return slim.new_model("yolov8n-cls.yaml", ("ant", "bee", "cat"), image_size=32)
+
+
+@pytest.fixture
+def weights_copy(tmp_path, monkeypatch):
+    """A copy of the shipped weights that a test may damage."""
+    copy = tmp_path / "weights"
+    copy.mkdir()
+    for name in ("nano.pt", "SHA256SUMS"):
+        shutil.copy(WEIGHTS_DIR / name, copy)
+    monkeypatch.setattr(models, "WEIGHTS_DIR", copy)
+    return copy
+
+
+# new models
+
+
+def test_new_model_is_a_plain_ultralytics_classifier(fresh):
+    assert type(fresh) is ClassificationModel
+    assert not fresh.training
+    assert fresh.names == {0: "ant", 1: "bee", 2: "cat"}
+    assert models.image_size_of(fresh) == 32
+    assert models.logits(fresh, torch.rand(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_the_seed_decides_the_first_weights_and_disturbs_nobody(fresh):
+    state = torch.get_rng_state()
+    again, other = (slim.new_model("yolov8n-cls.yaml", ("ant", "bee", "cat"), 32, seed) for seed in (0, 1))
+    assert torch.get_rng_state().equal(state)
+    assert_same_weights(fresh, again)
+    assert not fresh.model[0].conv.weight.equal(other.model[0].conv.weight)
+
+
+def test_architectures_that_are_no_classifier_are_refused():
+    with pytest.raises(ValueError, match="architecture='yolov8n.yaml': expected a classifier"):
+        slim.new_model("yolov8n.yaml", ("ant", "bee"))
+    with pytest.raises(FileNotFoundError, match="nonsense.yaml"):
+        slim.new_model("nonsense.yaml", ("ant", "bee"))
+    with pytest.raises(ValueError, match=r"class_names=\(\): expected one name per label"):
+        slim.new_model("yolov8n-cls.yaml", ())
+
+
+# walking a model
+
+
+def test_logits_are_the_same_kind_of_thing_in_both_modes(fresh):
+    images = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        probabilities, _ = fresh(images)
+        assert models.logits(fresh, images).softmax(1).allclose(probabilities, atol=1e-6)
+        assert models.logits(fresh.train(), images).shape == (4, 3)
+
+
+def test_weight_layers_are_all_convolutions_and_linear_layers_in_order(nano):
+    layers = list(slim.weight_layers(nano))
+    assert layers[0][0] == "model.0.conv"
+    assert layers[-1][0] == "model.9.linear"
+    assert all(dict(nano.named_modules())[name] is layer for name, layer in layers)
+    multiplied = {layer.weight.data_ptr() for _, layer in layers}
+    # What is left over has one dimension: BatchNorm and biases.
+    assert all(p.ndim == 1 for p in nano.parameters() if p.data_ptr() not in multiplied)
+
+
+def test_a_copy_shares_nothing(fresh):
+    copy = models.copy_model(fresh)
+    with torch.no_grad():
+        copy.model[0].conv.weight.zero_()
+    assert fresh.model[0].conv.weight.count_nonzero() > 0
+
+
+@pytest.mark.parametrize("args", [{}, {"imgsz": None}, {"imgsz": [64, 96]}])
+def test_a_model_that_names_no_image_size_says_what_to_do(fresh, args):
+    fresh.args = args
+    with pytest.raises(ValueError, match="pass image_size=, such as 64"):
+        models.image_size_of(fresh)
+
+
+# saving and loading
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_fp32_round_trip_is_bit_exact(fresh, tmp_path, memory_format):
+    fresh.to(memory_format=memory_format)
+    loaded = slim.load_model(slim.save_model(fresh, tmp_path / "model.pt"))
+    assert_same_weights(fresh, loaded)
+    assert loaded.names == fresh.names
+    assert models.image_size_of(loaded) == 32
+    assert not loaded.training
+
+
+def test_fp16_is_half_the_size_and_the_nearest_half_numbers(nano, tmp_path):
+    full = slim.save_model(nano, tmp_path / "full.pt")
+    half = slim.save_model(nano, tmp_path / "half.pt", precision="fp16")
+    assert 0.48 < half.stat().st_size / full.stat().st_size < 0.55
+    loaded = slim.load_model(half)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert_same_weights(models.copy_model(nano).half().float(), loaded)
+
+
+def test_saving_leaves_the_model_as_it_was(fresh, tmp_path):
+    fresh.train().requires_grad_(True)
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    args = dict(fresh.args)
+    slim.save_model(fresh, tmp_path / "model.pt", precision="fp16")
+    assert fresh.training
+    assert all(parameter.requires_grad and parameter.dtype == torch.float32 for parameter in fresh.parameters())
+    assert all(tensor.equal(before[name]) for name, tensor in fresh.state_dict().items())
+    assert fresh.args == args
+
+
+def test_the_same_model_gives_the_same_file_whatever_its_name(nano, tmp_path):
+    first, second = (slim.save_model(nano, tmp_path / name) for name in ("a.pt", "folder/a-longer-name.pt"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_file_tells_nothing_of_the_machine_it_was_made_on(tmp_path):
+    loaded = slim.load_model(slim.save_model(slim.load_model("nano"), tmp_path / "first.pt"))
+    contents = slim.save_model(loaded, tmp_path / "second.pt").read_bytes()
+    assert os.fsencode(tmp_path) not in contents
+    assert os.fsencode(DATA_DIR.parent) not in contents
+
+
+def test_names_paths_and_yolo_objects_load(fresh, nano, tmp_path):
+    path = slim.save_model(fresh, tmp_path / "mine.pt")
+    assert_same_weights(slim.load_model(path), fresh)
+    assert_same_weights(slim.load_model(str(path)), fresh)
+    assert_same_weights(slim.load_model(WEIGHTS_DIR / "nano.pt"), nano)
+    assert nano.names[9] == "Ankle boot"
+    assert models.image_size_of(nano) == 64
+
+
+def test_a_yolo_object_is_copied(fresh, tmp_path):
+    yolo = YOLO(slim.save_model(fresh, tmp_path / "mine.pt"))
+    loaded = slim.load_model(yolo)
+    assert_same_weights(loaded, yolo.model)
+    with torch.no_grad():
+        loaded.model[0].conv.weight.zero_()
+    assert yolo.model.model[0].conv.weight.count_nonzero() > 0
+
+
+def test_a_yolo_object_that_has_predicted_can_still_be_trained(fresh, data, tmp_path):
+    yolo = YOLO(slim.save_model(fresh, tmp_path / "mine.pt"))
+    yolo.predict(np.zeros((32, 32, 3), np.uint8), verbose=False, project=str(tmp_path / "runs"))
+    loaded = slim.load_model(yolo)
+    images = slim.Split(data.val.images[:8, :, ::2, ::2], torch.arange(8) % 3)
+    trained = slim.fit(loaded, slim.ImageData(images, images, images, ("ant", "bee", "cat"), 32), 1, progress=False)
+    assert not trained.model[0].conv.weight.equal(fresh.model[0].conv.weight)
+
+
+def test_ultralytics_is_silent_within_and_heard_again_after(tmp_path, caplog, data):
+    LOGGER.addHandler(caplog.handler)
+    level = LOGGER.level
+    LOGGER.setLevel(logging.INFO)  # as it is where Ultralytics was imported first
+    try:
+        yolo = YOLO("yolov8n-cls.yaml")
+        assert "summary" in caplog.text  # what Ultralytics says on its own account
+        caplog.clear()
+        path = slim.save_model(slim.new_model("yolov8n-cls.yaml", tuple("abcdefghij")), tmp_path / "model.pt")
+        slim.measure(slim.load_model(path), data.test[:2], repeats=1)
+        slim.load_model(yolo)
+        assert caplog.text == ""
+        LOGGER.info("training: epoch 1")
+        assert "training: epoch 1" in caplog.text
+    finally:
+        LOGGER.setLevel(level)
+        LOGGER.removeHandler(caplog.handler)
+
+
+# a write that fails
+
+
+def test_a_failed_save_leaves_the_old_file_whole(fresh, nano, tmp_path, monkeypatch):
+    path = slim.save_model(nano, tmp_path / "model.pt")
+    before = path.read_bytes()
+
+    def full_disk(contents, file):
+        file.write(b"the first bytes")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        slim.save_model(fresh, path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_an_interrupted_write_leaves_nothing_behind(tmp_path):
+    def interrupted(temporary):
+        temporary.write_text("half", encoding="utf-8")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        models.write_atomically(tmp_path / "new" / "file.txt", interrupted)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+# plain Ultralytics
+
+
+def test_a_python_without_this_package_predicts_validates_and_exports(nano, data, tmp_path, run_python):
+    path = slim.save_model(nano, tmp_path / "nano.pt")
+    folder = slim.write_image_folder(data, tmp_path / "images", train=10, val=200, test=10)
+    val = slim.load_images(folder, image_size=64).val
+    answer = run_python(
+        """
+import sys
+sys.modules["yolo_slim_lessons"] = None  # any import of it fails
+import json, pathlib
+import numpy as np
+import onnxruntime
+from PIL import Image
+from ultralytics import YOLO
+
+path, folder, runs = sys.argv[1:]
+files = sorted(pathlib.Path(folder, "val").glob("*/*.png"))
+predicted = [result.probs.data.tolist() for result in YOLO(path).predict(files, verbose=False)]
+top1 = YOLO(path).val(data=folder, imgsz=64, workers=0, plots=False, project=runs).top1
+exported = YOLO(path).export(format="onnx")
+session = onnxruntime.InferenceSession(exported)
+images = np.stack([np.asarray(Image.open(file)) for file in files]).transpose(0, 3, 1, 2).astype(np.float32) / 255
+onnx = [session.run(None, {session.get_inputs()[0].name: images[i : i + 1]})[0][0].tolist() for i in range(len(files))]
+print(json.dumps({"predicted": predicted, "top1": top1, "onnx": onnx}))
+""",
+        path,
+        folder,
+        tmp_path / "runs",
+        environment={"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"},
+    )
+    theirs = json.loads(answer.splitlines()[-1])
+    ours = slim.predict(nano, val)
+    assert torch.tensor(theirs["predicted"]).allclose(ours, atol=1e-4)
+    assert torch.tensor(theirs["onnx"]).allclose(ours, atol=1e-4)
+    assert theirs["top1"] == pytest.approx(slim.evaluate(nano, val).top1)
+
+
+@pytest.mark.parametrize("pixels", [28, 64, 96])
+def test_ultralytics_val_and_evaluate_agree(nano, tmp_path, pixels):
+    """On 2,000 images stored at 28 px (enlarged to 64), 64 px (taken as they are) and 96 px (shrunk)."""
+    raw = read_image_file(str(DATA_DIR / "fashion-mnist" / "t10k-images-idx3-ubyte"))[:2000].numpy()
+    labels = read_label_file(str(DATA_DIR / "fashion-mnist" / "t10k-labels-idx1-ubyte"))[:2000].tolist()
+    parts = [("val", range(2000)), ("train", range(100))]  # train/ must be there, but nothing is learned from it
+    for part, indices in parts:
+        for label in range(10):
+            (tmp_path / "images" / part / f"{label} {nano.names[label].replace('/', '-')}").mkdir(parents=True)
+        folders = sorted((tmp_path / "images" / part).iterdir())
+        for index in indices:
+            image = Image.fromarray(raw[index]).resize((pixels, pixels), Image.Resampling.BICUBIC)
+            image.save(folders[labels[index]] / f"{index:04d}.png", compress_level=1)
+
+    ours = slim.evaluate(nano, slim.load_images(tmp_path / "images", image_size=64).val).top1
+    yolo = YOLO(slim.save_model(nano, tmp_path / "nano.pt"))
+    theirs = yolo.val(
+        data=str(tmp_path / "images"), imgsz=64, batch=128, workers=0, plots=False, project=str(tmp_path / "runs")
+    ).top1
+    assert ours > 0.85  # else agreement would mean little
+    assert abs(ours - theirs) <= 0.002
+
+
+# bad input
+
+
+def test_a_wrong_name_lists_the_right_ones():
+    with pytest.raises(FileNotFoundError, match=r"source='nan0': .*shipped models are \['nano'.*git checkout"):
+        slim.load_model("nan0")
+
+
+@pytest.mark.parametrize("source", [5, None, nn.Linear(2, 2)])
+def test_what_is_no_name_path_or_yolo_is_refused(source):
+    with pytest.raises(TypeError, match="source=.*expected a name, a path or an ultralytics.YOLO"):
+        slim.load_model(source)
+
+
+def test_a_detector_is_refused(tmp_path):
+    detector = YOLO("yolov8n.yaml")
+    with pytest.raises(
+        TypeError, match="YOLO object holds a DetectionModel, not an image classifier: use a -cls model"
+    ):
+        slim.load_model(detector)
+    detector.save(tmp_path / "detector.pt")
+    with pytest.raises(TypeError, match=r"detector\.pt holds a DetectionModel, not an image classifier"):
+        slim.load_model(tmp_path / "detector.pt")
+
+
+@pytest.mark.parametrize("contents", ["nothing", "text", "half a checkpoint", "weights alone"])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, contents):
+    path = tmp_path / "mine.pt"
+    whole = (WEIGHTS_DIR / "nano.pt").read_bytes()
+    if contents == "weights alone":
+        torch.save({"weight": torch.zeros(3)}, path)
+    else:
+        path.write_bytes({"nothing": b"", "text": b"hello", "half a checkpoint": whole[: len(whole) // 2]}[contents])
+    with pytest.raises(ValueError, match=r"mine\.pt is not a readable Ultralytics checkpoint.*Get it again"):
+        slim.load_model(path)
+    assert path.is_file()
+
+
+def test_missing_shipped_weights_are_named_with_the_way_out(weights_copy):
+    (weights_copy / "nano.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="'nano'.*git checkout -- data/weights"):
+        slim.load_model("nano")
+
+
+def test_weights_without_their_checksums_say_so(weights_copy):
+    (weights_copy / "SHA256SUMS").unlink()
+    with pytest.raises(FileNotFoundError, match="SHA256SUMS is missing.*git checkout -- data/weights"):
+        slim.load_model("nano")
+
+
+@pytest.mark.parametrize("how", ["truncated", "altered"])
+def test_damaged_shipped_weights_are_named_with_the_way_out(weights_copy, how):
+    file = weights_copy / "nano.pt"
+    contents = bytearray(file.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    file.write_bytes(contents if how == "altered" else contents[:-1000])
+    with pytest.raises(ValueError, match=r"nano\.pt is damaged or altered.*git checkout -- data/weights/nano\.pt"):
+        slim.load_model("nano")
+
+
+def test_one_damaged_model_does_not_stop_another(weights_copy, nano):
+    (weights_copy / "teacher.pt").write_bytes(b"damaged")
+    assert_same_weights(slim.load_model("nano"), nano)
+
+
+def test_save_refuses_other_endings_precisions_and_things(fresh, tmp_path):
+    with pytest.raises(ValueError, match=r"path='model\.bin': expected a name that ends in \.pt"):
+        slim.save_model(fresh, "model.bin")
+    with pytest.raises(ValueError, match="precision='int8': expected 'fp32' or 'fp16'"):
+        slim.save_model(fresh, tmp_path / "model.pt", precision="int8")
+    with pytest.raises(TypeError, match="model is a Linear: expected a classifier"):
+        slim.save_model(nn.Linear(2, 2), tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,303 @@
+"""fit() learns, repeats itself, resumes to the last bit and changes nothing that it was not asked to."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import yolo_slim_lessons as slim
+from yolo_slim_lessons import training
+from yolo_slim_lessons.models import copy_model, weight_layers
+from yolo_slim_lessons.training import augmented, label_loss, top1_accuracy
+
+
+@pytest.fixture(scope="module")
+def few(data):
+    """96 training and 20 validation images, without test images: fit() must not look at any."""
+    part = data.take(train=96, val=20)
+    return slim.ImageData(part.train, part.val, None, part.class_names, part.image_size)
+
+
+@pytest.fixture(scope="module")
+def start(data):
+    """An untrained model, changed by nobody."""
+    return slim.new_model("yolov8n-cls.yaml", data.class_names)
+
+
+def fit(start, few, epochs=2, **settings):
+    return slim.fit(start, few, epochs, **{"batch_size": 32, "progress": False} | settings)
+
+
+def same(first, second):
+    return all(a.equal(b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+# what it does
+
+
+def test_it_learns_from_a_small_part(start, data):
+    part = data.take(train=1_000, val=500)
+    history = []
+    trained = slim.fit(
+        start,
+        part,
+        3,
+        batch_size=50,
+        progress=False,
+        on_epoch=lambda number, loss, top1, _: history.append((loss, top1)),
+    )
+    losses = [loss for loss, _ in history]
+    assert all(later < earlier for earlier, later in pairwise(losses))
+    assert top1_accuracy(trained, part.val) > 0.45  # guessing gets 0.1
+    assert top1_accuracy(trained, part.val) == history[-1][1] == slim.evaluate(trained, part.val).top1
+
+
+def test_the_input_is_left_alone(start, few):
+    model = copy_model(start).train().requires_grad_(False)
+    trained = fit(model, few, 1)
+    assert same(model, start)
+    assert model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not trained.training
+    assert not any(parameter.requires_grad for parameter in trained.parameters())
+    assert all(parameter.is_contiguous() for parameter in trained.parameters())  # else it would be timed unfairly
+    assert not same(trained, start)
+
+
+def test_the_seed_decides_everything(start, few):
+    torch.manual_seed(1)
+    first, state = fit(start, few, seed=3), torch.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.get_rng_state().equal(state)  # the caller's random numbers go on as if nothing had been
+    torch.manual_seed(2)
+    assert same(first, fit(start, few, seed=3))
+    assert not same(first, fit(start, few, seed=4))
+
+
+def test_each_epoch_is_reported(start, few):
+    reports = []
+    fit(start, few, on_epoch=lambda *report: reports.append((*report[:3], report[3].training)))
+    assert [report[0] for report in reports] == [1, 2]
+    assert all(loss > 0 and 0 <= top1 <= 1 and not training for _, loss, top1, training in reports)
+
+
+def test_zeros_of_a_pruned_layer_stay_zero(start, few):
+    pruned = copy_model(start)
+    masks = {}
+    with torch.no_grad():
+        for name, layer in list(weight_layers(pruned))[::2]:
+            masks[name] = layer.weight.abs() > layer.weight.abs().median()
+            layer.weight *= masks[name]
+    trained = dict(weight_layers(fit(pruned, few)))
+    before = dict(weight_layers(pruned))
+    for name, layer in trained.items():
+        if name in masks:
+            assert (layer.weight[~masks[name]] == 0).all()
+            assert (layer.weight[masks[name]] != before[name].weight[masks[name]]).float().mean() > 0.9
+        else:
+            assert layer.weight.count_nonzero() == layer.weight.numel()
+
+
+def test_weight_decay_shrinks_weights_and_spares_the_rest(start, few):
+    # A loss without a slope leaves nothing but the decay: w ← w (1 - rate × decay), at rates up to 0.002.
+    trained = fit(start, few, 1, weight_decay=0.5, loss=lambda scores, labels, images: 0 * scores.sum())
+    steps = 3
+    for (name, before), after in zip(start.named_parameters(), trained.parameters(), strict=True):
+        if before.ndim == 1:
+            assert after.equal(before), name
+        else:
+            factor = (after / before)[before != 0]
+            assert factor.max() < 1
+            assert factor.min() > (1 - 0.002 * 0.5) ** steps - 1e-5
+            assert factor.max() - factor.min() < 1e-5
+
+
+def test_the_loss_sees_scores_labels_and_the_images_as_they_are(start, few):
+    seen = []
+
+    def spy(scores, labels, images):
+        seen.append((scores.shape, labels, images))
+        return label_loss(scores, labels, images)
+
+    fit(start, few, 1, loss=spy, augment=False)
+    assert [shape for shape, _, _ in seen] == [(32, 10)] * 3
+    assert torch.cat([labels for _, labels, _ in seen]).bincount().equal(few.train.labels.bincount())
+    pixels = {image.tobytes() for _, _, images in seen for image in (images * 255).round().byte().numpy()}
+    assert pixels == {image.numpy().tobytes() for image in few.train.images.contiguous()}
+
+
+def test_label_loss_is_cross_entropy_for_both_kinds_of_labels():
+    scores = torch.tensor([[2.0, 1.0, 0.1], [0.5, 2.5, 0.3]])
+    by_hand = -(scores - scores.exp().sum(1, keepdim=True).log())
+    assert label_loss(scores, torch.tensor([0, 1]), None) == pytest.approx(((by_hand[0, 0] + by_hand[1, 1]) / 2).item())
+    shares = torch.tensor([[0.7, 0.3, 0.0], [0.0, 1.0, 0.0]])
+    assert label_loss(scores, shares, None) == pytest.approx((by_hand * shares).sum(1).mean().item())
+
+
+def test_a_single_leftover_image_joins_the_batch_before_it():
+    # 33 images of 32 px: the last layers see one position only, and BatchNorm cannot learn from one number.
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (33, 3, 32, 32), dtype=torch.uint8, generator=random)
+    split = slim.Split(images, torch.arange(33) % 2)
+    data = slim.ImageData(split, split[:4], None, ("ant", "bee"), 32)
+    sizes = []
+
+    def count(scores, labels, images):
+        sizes.append(len(labels))
+        return label_loss(scores, labels, images)
+
+    fit(slim.new_model("yolov8n-cls.yaml", data.class_names, 32), data, 1, batch_size=16, loss=count)
+    assert sizes == [16, 17]
+
+
+def test_progress_is_shown_only_if_asked_for(start, few, capsys):
+    fit(start, few, 1, progress=False)
+    assert capsys.readouterr() == ("", "")
+    fit(start, few, 1, progress=True)
+    assert "train" in capsys.readouterr().err
+
+
+# mixup
+
+
+def test_mixup_blends_images_and_labels_alike(start, few):
+    seen = []
+
+    def spy(scores, labels, images):
+        seen.append((labels, images))
+        return label_loss(scores, labels, images)
+
+    trained = fit(start, few, mixup=0.4, loss=spy, augment=False)
+    labels, images = torch.cat([labels for labels, _ in seen]), torch.cat([images for _, images in seen])
+    assert labels.shape == (192, 10)
+    assert labels.sum(1).allclose(torch.ones(192))
+    assert ((labels > 0.01) & (labels < 0.99)).any(1).float().mean() > 0.1
+    # Brightness is linear: the mean over an epoch stays, as each image gives away what another one gets.
+    originals = few.train.images.float().mean() / 255
+    assert images.mean().item() == pytest.approx(originals.item(), rel=1e-3)
+    assert same(trained, fit(start, few, mixup=0.4, augment=False))
+    assert not same(trained, fit(start, few, mixup=0.0, augment=False))
+
+
+def test_without_mixup_labels_are_numbers(start, few):
+    kinds = set()
+
+    def spy(scores, labels, images):
+        kinds.add((labels.dtype, labels.ndim))
+        return F.cross_entropy(scores, labels)
+
+    fit(start, few, 1, loss=spy)
+    assert kinds == {(torch.int64, 1)}
+
+
+# augmentation
+
+
+def test_augmented_images_are_mirrored_shifted_or_partly_erased():
+    random = torch.Generator().manual_seed(0)
+    image = torch.randint(1, 256, (3, 32, 32), dtype=torch.uint8, generator=random)
+    padded = F.pad(image, [2] * 4)  # 32 px: shifts by up to 2
+    places = [(top, left) for top in range(5) for left in range(5)]
+    views = {}
+    for top, left in places:
+        view = padded[:, top : top + 32, left : left + 32]
+        views[view.numpy().tobytes()] = (top, left, False)
+        views[view.flip(-1).numpy().tobytes()] = (top, left, True)
+
+    torch.manual_seed(0)
+    copies = image.expand(1_000, -1, -1, -1)
+    before = image.clone()
+    results = augmented(copies)
+    assert image.equal(before)
+    assert results.dtype == torch.uint8
+    assert results.shape == copies.shape
+    whole = [views[key] for result in results if (key := result.contiguous().numpy().tobytes()) in views]
+    # Three of four are not erased; with 1,000 images the share is within 0.05 of that in 999 of 1,000 runs.
+    assert len(whole) / 1_000 == pytest.approx(0.75, abs=0.05)
+    assert sum(mirrored for _, _, mirrored in whole) / len(whole) == pytest.approx(0.5, abs=0.07)
+    assert {place[:2] for place in whole} == set(places)
+
+
+# checkpoints
+
+
+def stop_after_first_epoch(epoch, *_):
+    if epoch == 1:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(start, few, tmp_path, mixup):
+    whole = fit(start, few, mixup=mixup)
+    checkpoint = tmp_path / "state.training"
+    with pytest.raises(KeyboardInterrupt):
+        fit(start, few, mixup=mixup, checkpoint=checkpoint, on_epoch=stop_after_first_epoch)
+    epochs = []
+    resumed = fit(start, few, mixup=mixup, checkpoint=checkpoint, on_epoch=lambda epoch, *_: epochs.append(epoch))
+    assert epochs == [2]
+    assert same(whole, resumed)
+
+
+def test_a_finished_training_returns_at_once(start, few, tmp_path):
+    checkpoint = tmp_path / "state.training"
+    finished = fit(start, few, 1, checkpoint=checkpoint)
+    again = fit(start, few, 1, checkpoint=checkpoint, on_epoch=lambda *_: pytest.fail("trained once more"))
+    assert same(finished, again)
+
+
+def test_a_checkpoint_of_another_training_is_refused(start, few, tmp_path):
+    checkpoint = tmp_path / "state.training"
+    fit(start, few, 1, checkpoint=checkpoint)
+    contents = checkpoint.read_bytes()
+    for settings, difference in (
+        ({"epochs": 2}, r"epochs=1 \(now 2\)"),
+        ({"batch_size": 16}, r"batch_size=32 \(now 16\)"),
+        ({"learning_rate": 0.01}, r"learning_rate=0.002 \(now 0.01\)"),
+        ({"seed": 1}, r"seed=0 \(now 1\)"),
+        ({"mixup": 0.2, "augment": False}, r"augment=True \(now False\), mixup=0.0 \(now 0.2\)"),
+    ):
+        message = rf"state\.training' belongs to a training with {difference}: use the same settings, or another file"
+        with pytest.raises(ValueError, match=message):
+            fit(start, few, **{"epochs": 1, "checkpoint": checkpoint} | settings)
+    wider = slim.new_model("yolov8s-cls.yaml", few.class_names)
+    with pytest.raises(ValueError, match="belongs to a training with parameters="):
+        fit(wider, few, 1, checkpoint=checkpoint)
+    assert checkpoint.read_bytes() == contents
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:1000], lambda whole: b"", lambda whole: b"no checkpoint"])
+def test_a_damaged_checkpoint_is_named_with_the_way_out(start, few, tmp_path, damage):
+    checkpoint = tmp_path / "state.training"
+    fit(start, few, 1, checkpoint=checkpoint)
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    with pytest.raises(ValueError, match=r"state\.training' is damaged or no training state: .*delete this one"):
+        fit(start, few, 1, checkpoint=checkpoint)
+
+
+# bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", -1),
+        ("epochs", 1.5),
+        ("epochs", True),
+        ("batch_size", 0),
+        ("batch_size", 2.0),
+        ("learning_rate", 0),
+        ("weight_decay", -0.1),
+        ("mixup", -1),
+    ],
+)
+def test_numbers_out_of_range_are_named(start, few, name, value):
+    with pytest.raises(ValueError, match=f"{name}={value}: expected"):
+        fit(start, few, **{"epochs": 1} | {name: value})
+
+
+def test_model_and_data_must_agree_on_the_classes(few):
+    model = slim.new_model("yolov8n-cls.yaml", ("ant", "bee"))
+    with pytest.raises(ValueError, match="model has 2 classes, data has 10"):
+        training.fit(model, few, 1)

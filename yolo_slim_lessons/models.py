@@ -1,0 +1,215 @@
+"""Load, save, copy and walk YOLOv8-cls models.
+
+The models are Ultralytics' own ``ClassificationModel``, unmodified: whatever this package makes of them, a file saved
+here opens with plain ``YOLO(path)``. This module is also the one place that imports Ultralytics, after telling it
+to stay offline and quiet. Used from lesson 00 on. Leaves out: training (``training.py``) and other tasks than
+classification.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Before the import, because Ultralytics reads these once: no connectivity probe, no installing of packages on its own
+# account, no banner. Without a connection it sends no usage data and asks for no update.
+os.environ["YOLO_OFFLINE"] = "true"
+os.environ["YOLO_AUTOINSTALL"] = "false"
+os.environ.setdefault("YOLO_VERBOSE", "false")
+
+import torch
+import ultralytics
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.data.augment import classify_transforms
+from ultralytics.nn.modules import Classify
+from ultralytics.nn.tasks import ClassificationModel, load_checkpoint
+from ultralytics.utils import LOGGER
+
+from yolo_slim_lessons.data import DATA_DIR, verify_files
+
+WEIGHTS_DIR = DATA_DIR / "weights"
+
+
+def new_model(architecture: str, class_names: tuple[str, ...], image_size: int = 64, seed: int = 0):
+    """An untrained classifier.
+
+    Args:
+        architecture: what Ultralytics builds from, such as ``"yolov8n-cls.yaml"``.
+        class_names: one name per label, in the order of the labels.
+        image_size: pixels a side, stored so that ``YOLO(path).predict`` resizes to it.
+        seed: of the random initial weights.
+
+    Returns:
+        A ``ClassificationModel`` in eval mode.
+
+    Raises:
+        ValueError: ``architecture`` describes no classifier, or there is no class name.
+        FileNotFoundError: Ultralytics knows no such architecture.
+    """
+    if len(class_names) == 0:
+        raise ValueError(f"class_names={class_names!r}: expected one name per label, at least one")
+    with torch.random.fork_rng(), _quiet():
+        torch.manual_seed(seed)
+        model = ClassificationModel(architecture, nc=len(class_names), verbose=False)
+    if not isinstance(model.model[-1], Classify):
+        raise ValueError(f"architecture={architecture!r}: expected a classifier, such as 'yolov8n-cls.yaml'")
+    model.names = dict(enumerate(class_names))
+    model.task = "classify"
+    model.args = {"task": "classify", "imgsz": image_size}
+    return model.eval()
+
+
+def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
+    """Load a classifier.
+
+    Args:
+        source: ``"nano"``, ``"teacher"`` or ``"slim"`` (trained on Fashion-MNIST, in ``data/weights/``), the path of
+            an Ultralytics ``.pt`` file, or an ``ultralytics.YOLO``, which is copied.
+
+    Returns:
+        A plain FP32 ``ClassificationModel`` in eval mode. ``model.names`` maps label to class name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or altered, or is no checkpoint (named, with the way out).
+        TypeError: the model is not an image classifier.
+
+    Example:
+        >>> model = load_model("nano")
+        >>> len(model.names)
+        10
+    """
+    if isinstance(source, YOLO):
+        model = copy_model(source.model) if isinstance(source.model, nn.Module) else load_model(source.ckpt_path)
+        origin = "the YOLO object"
+    elif isinstance(source, str | Path):
+        path = _checkpoint_path(source)
+        origin = str(path)
+        try:
+            with _quiet():
+                model, _ = load_checkpoint(str(path))
+        except Exception as error:  # bytes that are no checkpoint make pickle raise nearly anything
+            raise ValueError(
+                f"{path} is not a readable Ultralytics checkpoint ({type(error).__name__}): it is damaged, cut short "
+                "or another kind of file. Get it again from where it came from, or train it again"
+            ) from error
+    else:
+        raise TypeError(f"source={source!r}: expected a name, a path or an ultralytics.YOLO")
+    if not isinstance(model, ClassificationModel):
+        raise TypeError(
+            f"{origin} holds a {type(model).__name__}, not an image classifier: "
+            "use a -cls model, such as yolov8n-cls.pt"
+        )
+    return model.float().eval()
+
+
+def save_model(model: ClassificationModel, path: str | Path, precision: str = "fp32") -> Path:
+    """Write an ordinary Ultralytics checkpoint, which ``YOLO(path)`` predicts with, validates, trains and exports.
+
+    Args:
+        model: any classifier of this package, pruned ones included.
+        path: must end in ``.pt``. An older file stays whole until the new one is complete.
+        precision: ``"fp32"`` (default; bit-exact) or ``"fp16"`` (half the size; what Ultralytics itself ships).
+
+    Raises:
+        ValueError: another ``precision`` or ending.
+        TypeError: ``model`` is not a classifier.
+    """
+    if not isinstance(model, ClassificationModel):
+        raise TypeError(f"model is a {type(model).__name__}: expected a classifier, such as load_model() returns")
+    path = Path(path)
+    if path.suffix != ".pt":
+        raise ValueError(f"path={str(path)!r}: expected a name that ends in .pt, which Ultralytics requires")
+    if precision not in ("fp32", "fp16"):
+        raise ValueError(f"precision={precision!r}: expected 'fp32' or 'fp16'")
+    model = copy_model(model).to(memory_format=torch.contiguous_format).requires_grad_(False)
+    model = model.half() if precision == "fp16" else model.float()
+    for attribute in ("pt_path", "criterion"):  # leftovers of loading and training; the first is a path of this machine
+        model.__dict__.pop(attribute, None)
+    args = {key: value for key, value in getattr(model, "args", {}).items() if key in ("task", "imgsz")}
+    model.args = args
+    if "imgsz" in args:  # releases of Ultralytics before 8.4.130 cannot predict without
+        model.transforms = classify_transforms(args["imgsz"])
+    contents = {"model": model, "train_args": args, "version": ultralytics.__version__, "license": "AGPL-3.0"}
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a path, torch.save would write its random name into the file
+            torch.save(contents, file)
+
+    write_atomically(path, write)
+    return path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write(temporary path)``, then rename to ``path``: a full disk or Ctrl-C leaves the old file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def copy_model(model: ClassificationModel) -> ClassificationModel:
+    """A copy that shares nothing with its original."""
+    return copy.deepcopy(model)
+
+
+def image_size_of(model: nn.Module) -> int:
+    """Pixels a side that ``model`` was trained for, as its checkpoint says.
+
+    Raises:
+        ValueError: the model does not say, or names a height and a width that differ.
+    """
+    args = getattr(model, "args", None)
+    size = args.get("imgsz") if isinstance(args, dict) else getattr(args, "imgsz", None)
+    if not isinstance(size, int):
+        raise ValueError(f"the model's image size is {size!r}: pass image_size=, such as 64")
+    return size
+
+
+def logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Unnormalized class scores, N×classes, from float images N×3×H×W in 0…1.
+
+    In eval mode Ultralytics' head answers with (probabilities, logits), in training mode with logits alone.
+    """
+    output = model(images)
+    return output[1] if isinstance(output, tuple) else output
+
+
+def weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+    """Every layer that multiplies by weights, as (name, layer): convolutions and linear layers, in order."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            yield name, layer
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No word from Ultralytics within, even where it was imported first or told to be verbose."""
+    level = LOGGER.level
+    LOGGER.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+
+
+def _checkpoint_path(source: str | Path) -> Path:
+    shipped = {file.stem: file for file in WEIGHTS_DIR.glob("*.pt")}
+    if source in shipped:
+        verify_files(WEIGHTS_DIR, shipped[source].name)
+        return shipped[source]
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"source={str(source)!r}: there is no such file, and the shipped models are {sorted(shipped)}. "
+            f"Weights that are missing from {WEIGHTS_DIR} come back with: git checkout -- data/weights"
+        )
+    return path

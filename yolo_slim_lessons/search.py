@@ -1,0 +1,76 @@
+"""Which layers can bear it: the accuracy of a model as a function of what is done to which layer.
+
+Used in lesson 03 for weights and in lesson 04 for channels. Leaves out: interactions. Each layer is changed alone,
+so losses of several layers together are not the sum of what is measured here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+from tqdm.auto import tqdm
+
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.measurement import evaluate
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Accuracy after changing one layer at a time.
+
+    Attributes:
+        layers: names, L of them.
+        rates: what was tried on each, R of them.
+        top1: share of right answers, 0…1, array L×R.
+        baseline: top-1 of the unchanged model on the same images.
+        images: how many images each number is from.
+    """
+
+    layers: tuple[str, ...]
+    rates: tuple[float, ...]
+    top1: np.ndarray
+    baseline: float
+    images: int
+
+
+def sensitivity(
+    model: nn.Module,
+    split: Split,
+    change: Callable[[nn.Module, dict[str, float]], nn.Module],
+    layers: Iterable[str],
+    rates: Iterable[float],
+    progress: bool = True,
+) -> Sensitivity:
+    """Change one layer at a time, by each rate, and count the right answers each time (Li et al., 2017).
+
+    All models answer the same images, so their differences are more certain than each accuracy alone.
+
+    Args:
+        model: what to start from; it is left alone.
+        split: the images; take few, for L×R models look at all of them.
+        change: called as ``change(model, {layer: rate})``, returns a new model: ``prune_weights``, for one.
+        layers: what to change, in the names that ``change`` understands.
+        rates: what to try on each layer.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: no layer or no rate, or whatever ``change`` objects to.
+
+    Example:
+        >>> scan = sensitivity(model, data.val.take(256), prune_weights, ["model.0.conv"], [0.5, 0.9])
+        >>> scan.top1.shape
+        (1, 2)
+    """
+    layers, rates = tuple(layers), tuple(rates)
+    if not layers or not rates:
+        raise ValueError(f"layers={layers!r}, rates={rates!r}: expected at least one of each")
+    top1 = np.empty((len(layers), len(rates)))
+    with tqdm(total=top1.size, desc="sensitivity", disable=not progress, leave=False) as bar:
+        for row, layer in enumerate(layers):
+            for column, rate in enumerate(rates):
+                top1[row, column] = evaluate(change(model, {layer: rate}), split, progress=False).top1
+                bar.update()
+    return Sensitivity(layers, rates, top1, evaluate(model, split, progress=False).top1, len(split))

@@ -1,0 +1,1 @@
+"""What only a notebook needs: widgets, plots, exercises that check themselves."""

@@ -1,0 +1,6 @@
+"""Exercises that check themselves: ``exercises.check_…(answer)``, one module a lesson."""
+
+from yolo_slim_lessons.teaching.exercises.lesson00 import *  # noqa: F403
+from yolo_slim_lessons.teaching.exercises.lesson01 import *  # noqa: F403
+from yolo_slim_lessons.teaching.exercises.lesson02 import *  # noqa: F403
+from yolo_slim_lessons.teaching.exercises.lesson03 import *  # noqa: F403

@@ -1,0 +1,70 @@
+"""Sliders that answer: a function, its controls, and a picture that follows them.
+
+Leaves out: what is drawn; that is the function's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import html
+from collections.abc import Callable
+
+import ipywidgets
+from matplotlib.figure import Figure
+
+from yolo_slim_lessons.teaching.plots import png
+
+DELAY = 0.05  # seconds of rest before an answer is computed, so that a quick drag computes its last value only
+
+
+def explore(draw: Callable[..., tuple[Figure | str, str]], **controls: ipywidgets.ValueWidget) -> ipywidgets.VBox:
+    """Show ``draw(**values of the controls)`` and draw it again whenever a control changes.
+
+    Args:
+        draw: returns (figure or HTML text, one sentence that tells the result to readers who see no picture).
+        controls: ipywidgets, named as the arguments of ``draw``. Their descriptions are their labels. All work by
+            keyboard: Tab reaches them, arrow keys move them.
+
+    Returns:
+        A box with the controls, a status line and the answer. While it computes, the status says so.
+    """
+    status, answer = ipywidgets.HTML(), ipywidgets.HTML()
+    waiting: asyncio.TimerHandle | None = None
+
+    def update() -> None:
+        values = {name: control.value for name, control in controls.items()}
+        try:
+            picture, sentence = draw(**values)
+        except Exception as error:  # a slider must show its error; an exception in a callback goes unseen
+            status.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
+            answer.value = ""  # the picture of other values would be taken for theirs
+            return
+        status.value = html.escape(sentence)
+        answer.value = _as_html(picture, sentence)
+
+    def changed(_) -> None:
+        nonlocal waiting
+        status.value = "<i>working …</i>"
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # outside a notebook nothing runs later
+            update()
+            return
+        if waiting:
+            waiting.cancel()
+        waiting = loop.call_later(DELAY, update)
+
+    for control in controls.values():
+        control.style.description_width = "initial"
+        control.layout.width = "min(40em, 95%)"
+        control.observe(changed, names="value")
+    update()
+    return ipywidgets.VBox([*controls.values(), status, answer])
+
+
+def _as_html(picture: Figure | str, sentence: str) -> str:
+    if isinstance(picture, str):
+        return picture
+    data = base64.b64encode(png(picture)).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(sentence, quote=True)}" style="max-width: 100%">'
