@@ -59,9 +59,11 @@ def prune_channels(
         model: an unfused classifier of the families yolov8-cls, yolo11-cls or yolo26-cls; it is left alone.
         prune_rate: share of its channels that each layer loses, 0 ≤ rate < 1; or a mapping from layer names to rates;
             layers that it does not name, and that are not tied to one of those, keep all.
-        prune_type: ``"magnitude"`` removes the channels made by the smallest weights, BatchNorm folded in (after Li
-            et al., 2017); ``"bn_scale"`` those with the smallest BatchNorm factor (Liu et al., 2017); ``"taylor"``
-            those whose removal changes the loss least, to first order (Molchanov et al., 2019); ``"random"`` any.
+        prune_type: ``"magnitude"`` removes the channels that move their readers least: the spread that BatchNorm
+            and the activation give a channel, times the norm of the weights that read it, BatchNorm folded in (after
+            Li et al., 2017, who take the norm of the weights that make it); ``"bn_scale"`` those with the smallest
+            BatchNorm factor (Liu et al., 2017); ``"taylor"`` those whose removal changes the loss least, to first
+            order (Molchanov et al., 2019); ``"random"`` any.
         target_macs: share of the multiply-accumulate operations that is left, 0 < share ≤ 1: 0.5 keeps half of them,
             or a little less, as channel counts are rounded.
         target_parameters: the same for the number of parameters.

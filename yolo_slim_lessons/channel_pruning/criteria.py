@@ -94,7 +94,7 @@ def _bn_scale(model: ClassificationModel, calibration: Split | None, seed: int) 
 
 
 def _taylor(model: ClassificationModel, calibration: Split | None, seed: int) -> Callable:
-    """The change of the loss if the channel went, to first order, squared (Molchanov et al., 2019).
+    """The change of the loss if the channel went, to first order (Molchanov et al., 2019); root of its mean square.
 
     A gate behind BatchNorm that multiplies channel y = γ x̂ + β has the derivative γ ∂L/∂γ + β ∂L/∂β, which is also
     what closing it changes. Tied channels share one gate, so their derivatives add up.

@@ -1,0 +1,52 @@
+"""What the benchmarks share: results that survive an interruption, and the machine they were made on."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from yolo_slim_lessons.models import write_atomically
+
+
+class Results:
+    """Named results in a JSON file, each computed once; delete the file to measure anew."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def get(self, name: str, compute: Callable[[], object]):
+        """The stored result ``name``; if there is none, ``compute()`` makes it and it is written down at once."""
+        if name not in self.values:
+            self.values[name] = compute()
+            text = json.dumps(self.values, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(self.path, lambda file: file.write_text(text, encoding="utf-8"))
+            print(f"{name}: {self.values[name]}", flush=True)
+        return self.values[name]
+
+    def write_table(self, text: str) -> None:
+        """Write the readable table beside the results, and print it."""
+        write_atomically(self.path.with_suffix(".md"), lambda file: file.write_text(text, encoding="utf-8"))
+        print(text)
+
+
+def machine() -> str:
+    """Processor, threads, versions and date in one line."""
+    names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    packages = ", ".join(f"{name} {version(name).split('+')[0]}" for name in ("torch", "ultralytics"))
+    return (
+        f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads, {platform.system()}, {packages}, {datetime.date.today():%d %B %Y}"
+    )
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
