@@ -9,8 +9,7 @@ from torch import nn
 from ultralytics.utils.torch_utils import get_flops
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons import measurement
-from yolo_slim_lessons.measurement import checkpoint_bytes, score, weight_bytes
+from yolo_slim_lessons.measurement import checkpoint_bytes, score, timing, weight_bytes
 from yolo_slim_lessons.models import copy_model, weight_layers
 
 
@@ -216,7 +215,7 @@ def clock(monkeypatch):
     class Clock:
         now = 0
 
-    monkeypatch.setattr(measurement.time, "perf_counter_ns", lambda: Clock.now)
+    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: Clock.now)
     return Clock
 
 

@@ -256,6 +256,7 @@ def test_a_checkpoint_of_another_training_is_refused(start, few, tmp_path):
         ({"learning_rate": 0.01}, r"learning_rate=0.002 \(now 0.01\)"),
         ({"seed": 1}, r"seed=0 \(now 1\)"),
         ({"mixup": 0.2, "augment": False}, r"augment=True \(now False\), mixup=0.0 \(now 0.2\)"),
+        ({"loss": F.mse_loss}, r"loss=None \(now 'mse_loss'\)"),
     ):
         message = rf"state\.training' belongs to a training with {difference}: use the same settings, or another file"
         with pytest.raises(ValueError, match=message):
@@ -295,6 +296,15 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(start, few, tmp_path, da
 def test_numbers_out_of_range_are_named(start, few, name, value):
     with pytest.raises(ValueError, match=f"{name}={value}: expected"):
         fit(start, few, **{"epochs": 1} | {name: value})
+
+
+@pytest.mark.parametrize(("label", "found"), [(-1, "-1 to 9"), (10, "0 to 10")])
+def test_labels_that_the_model_does_not_know_are_named(start, few, label, found):
+    labels = few.train.labels.clone()
+    labels[0] = label
+    data = slim.ImageData(slim.Split(few.train.images, labels), few.val, None, few.class_names, few.image_size)
+    with pytest.raises(ValueError, match=f"data.train has labels from {found}: expected 0 to 9"):
+        fit(start, data, 1)
 
 
 def test_model_and_data_must_agree_on_the_classes(few):

@@ -1,8 +1,8 @@
 """fit(): the one training loop of the course, with a progress bar.
 
 Fine-tuning, recovery after pruning and distillation all run through it; they differ in the loss they pass.
-Used in lessons 01, 03, 04 and 07. Leaves out: several devices, mixed precision, logging services; for those,
-Ultralytics' own trainer does the work (``ultralytics_trainer.py``).
+Used in lessons 01, 03, 04 and 07. Leaves out: several devices, GPUs, logging services; for those, Ultralytics'
+own trainer does the work (``ultralytics_trainer.py``).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def fit(
     weight_decay: float = 0.05,
     augment: bool = True,
     mixup: float = 0.0,
+    bfloat16: bool = False,
     loss: Loss = label_loss,
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -61,7 +62,10 @@ def fit(
         augment: mirror, shift and partly erase training images at random.
         mixup: blend pairs of images and of their labels, in shares drawn from Beta(``mixup``, ``mixup``)
             (Zhang et al., 2018); 0 blends nothing. With it, ``loss`` gets labels as probabilities, N×classes.
-        loss: called with logits, labels and float images; returns a scalar.
+        bfloat16: multiply in 16 bits while training, which is faster where the processor knows that format
+            (x86 with AVX512-BF16 or AMX) and slower elsewhere. Weights and ``val`` stay at 32 bits.
+        loss: called with logits, labels and float images; returns a scalar. A checkpoint knows it by its attribute
+            ``settings``, a dictionary, if it has one, else by its name.
         seed: of the order of images and the augmentation.
         checkpoint: a file written after every epoch. If it exists, training goes on from it, and a finished one
             returns at once.
@@ -83,8 +87,14 @@ def fit(
             raise ValueError(f"{name}={value!r}: expected 0 or more")
     if len(model.names) != len(data.class_names):
         raise ValueError(f"model has {len(model.names)} classes, data has {len(data.class_names)}: they must agree")
+    labels = data.train.labels
+    if loss is label_loss and len(labels) and not 0 <= labels.min() <= labels.max() < len(model.names):
+        raise ValueError(
+            f"data.train has labels from {labels.min()} to {labels.max()}: expected 0 to {len(model.names) - 1}; "
+            "distill also learns from images without a label (-1)"
+        )
     model = copy_model(model).to(memory_format=torch.channels_last).requires_grad_(True)
-    keep_zeros = _zero_keeper(model)
+    keep_zeros = zero_keeper(model)
     settings = {
         "epochs": epochs,
         "learning_rate": learning_rate,
@@ -92,7 +102,9 @@ def fit(
         "weight_decay": weight_decay,
         "augment": augment,
         "mixup": mixup,
+        "bfloat16": bfloat16,
         "seed": seed,
+        "loss": _description(loss),
         "images": len(data.train),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
@@ -115,7 +127,9 @@ def fit(
                 batch = data.train[indices]
                 images = as_floats(augmented(batch.images) if augment else batch.images)
                 images, labels = blend(images, batch.labels) if blend else (images, batch.labels)
-                batch_loss = loss(logits(model, images), labels, images)
+                with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                    scores = logits(model, images)
+                batch_loss = loss(scores.float(), labels, images)
                 optimizer.zero_grad()
                 batch_loss.backward()
                 optimizer.step()
@@ -170,7 +184,7 @@ def _optimizer(model: ClassificationModel, learning_rate: float, weight_decay: f
     return torch.optim.AdamW(groups, lr=learning_rate)
 
 
-def _zero_keeper(model: ClassificationModel) -> Callable[[], None]:
+def zero_keeper(model: ClassificationModel) -> Callable[[], None]:
     """A function that sets the weights that are zero now to zero again."""
     zeros = [(layer.weight, layer.weight == 0) for _, layer in weight_layers(model) if (layer.weight == 0).any()]
 
@@ -180,6 +194,13 @@ def _zero_keeper(model: ClassificationModel) -> Callable[[], None]:
             weight[mask] = 0
 
     return keep_zeros
+
+
+def _description(loss: Loss) -> dict | str | None:
+    """What a checkpoint knows ``loss`` by; ``None`` for ``label_loss``, which is what one without an entry means."""
+    if loss is label_loss:
+        return None
+    return getattr(loss, "settings", None) or getattr(loss, "__qualname__", type(loss).__qualname__)
 
 
 def _save_state(checkpoint: str | Path, state: dict, settings: dict, epoch: int) -> None:

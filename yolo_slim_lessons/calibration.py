@@ -1,0 +1,239 @@
+"""Choose the range that a grid covers: from all numbers, from most of them, or by what is lost.
+
+A wide range rounds coarsely, a narrow one cuts off large numbers. Four ways to decide: ``"minmax"`` cuts nothing,
+``"percentile"`` the outermost share, ``"mse"`` as much as makes the squared error least, ``"kl"`` as much as keeps the
+histogram's information. Weights are at hand; for activations a few hundred images are sent through the network and
+counted in histograms. Used in lesson 05. Leaves out: the grids (``integer_quantization/grid.py``; any function that
+makes a grid from a low and a high end will do).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from yolo_slim_lessons.data import Split, as_floats
+
+RANGES = ("mse", "minmax", "percentile", "kl")
+BINS = 4096
+FRACTIONS = torch.linspace(1, 0.02, 50).tolist()  # of the full range, tried by "mse"
+KL_CANDIDATES = 128
+
+MakeGrid = Callable[[torch.Tensor, torch.Tensor], object]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often numbers occur, each counted at the nearest of evenly spaced points.
+
+    Attributes:
+        points: float32, from the smallest number to the largest.
+        counts: float64, as many.
+    """
+
+    points: torch.Tensor
+    counts: torch.Tensor
+
+    @classmethod
+    def of(cls, values: torch.Tensor, low: float | None = None, high: float | None = None, bins: int = BINS):
+        """Count ``values``, a float tensor; ``low`` and ``high`` default to its extremes."""
+        low = float(values.min()) if low is None else low
+        high = float(values.max()) if high is None else high
+        half = (high - low) / (bins - 1) / 2
+        counts = torch.histc(values, bins, low - half, high + half) if high > low else _all_in_one(values, bins)
+        return cls(torch.linspace(low, high, bins), counts.double())
+
+
+def choose_grid(
+    values: torch.Tensor | Histogram, make_grid: MakeGrid, ranges: str = "mse", percentile: float = 99.99
+) -> object:
+    """The grid whose range suits ``values``.
+
+    Args:
+        values: n numbers, C×n for a range per row (per channel), or a ``Histogram``.
+        make_grid: called with the low and the high end, tensors () or C; what it returns has ``snap`` and
+            ``symmetric``. ``functools.partial(IntegerGrid.from_range, bits=8)``, for one.
+        ranges: ``"minmax"`` covers all. ``"percentile"`` leaves out ``100 - percentile`` percent at either end.
+            ``"mse"`` minimizes the mean squared error of rounding and clipping, by search. ``"kl"`` chooses the upper
+            end (both, of a symmetric grid) so that the histogram on the grid diverges least from the true one
+            (Migacz, 2017); one range only.
+        percentile: above 50, at most 100.
+
+    Returns:
+        What ``make_grid`` made of the best range.
+
+    Raises:
+        ValueError: an unknown choice, no number, NaN or infinity, or rows with ``"kl"``.
+    """
+    if ranges not in RANGES:
+        raise ValueError(f"ranges={ranges!r}: expected one of {RANGES}")
+    if not 50 < percentile <= 100:
+        raise ValueError(f"percentile={percentile!r}: expected 50 < percentile <= 100")
+    points, counts = (values.points, values.counts) if isinstance(values, Histogram) else (values, None)
+    if points.numel() == 0:
+        raise ValueError("values is empty: expected at least one number")
+    if not points.isfinite().all():
+        raise ValueError("values: expected finite numbers, found NaN or infinity")
+    if ranges == "percentile":
+        return make_grid(*_quantiles(points, counts, percentile / 100))
+    low, high = points.amin(-1).clamp(max=0), points.amax(-1).clamp(min=0)
+    if ranges == "mse":
+        return _least_squares(points, counts, make_grid, low, high)
+    if ranges == "kl":
+        if points.dim() > 1:
+            raise ValueError(f"ranges='kl' finds one range for all, but values has {len(points)} rows")
+        histogram = values if isinstance(values, Histogram) else Histogram.of(values)
+        return _least_divergence(histogram, make_grid, low, high)
+    return make_grid(low, high)
+
+
+@torch.inference_mode()
+def observe(
+    model: nn.Module, names: Iterable[str], images: Split | torch.Tensor, histograms: bool = True
+) -> dict[str, Histogram | tuple[float, float]]:
+    """What the named modules of ``model`` read while ``images`` pass through.
+
+    Args:
+        model: in eval mode.
+        names: of modules, as in ``model.named_modules()``; each must be called once in a forward pass.
+        images: a ``Split``, whose labels are not looked at, or a tensor N×3×H×W, uint8 or float 0…1.
+        histograms: ``False`` to spare the second pass and return only the extremes (smallest, largest).
+
+    Raises:
+        ValueError: no image, or NaN or infinity in one.
+    """
+    modules = {name: model.get_submodule(name) for name in names}
+    extremes = {name: (float("inf"), float("-inf")) for name in modules}
+
+    def widen(name: str, values: torch.Tensor) -> None:
+        low, high = torch.aminmax(values)
+        extremes[name] = (min(extremes[name][0], low.item()), max(extremes[name][1], high.item()))
+
+    with _hooked(modules, widen):
+        for batch in image_batches(images):
+            model(batch)
+    if not histograms:
+        return extremes
+    counted: dict[str, Histogram] = {}
+
+    def count(name: str, values: torch.Tensor) -> None:
+        part = Histogram.of(values, *extremes[name])
+        before = counted[name].counts if name in counted else 0
+        counted[name] = Histogram(part.points, part.counts + before)
+
+    with _hooked(modules, count):
+        for batch in image_batches(images):
+            model(batch)
+    return counted
+
+
+def image_batches(images: Split | torch.Tensor, batch_size: int = 128) -> Iterator[torch.Tensor]:
+    """Float images 0…1, ``batch_size`` at a time; arguments and errors as for ``observe``."""
+    tensor = images.images if isinstance(images, Split) else images
+    if not isinstance(tensor, torch.Tensor) or tensor.dim() != 4:
+        raise TypeError(f"calibration is a {type(images).__name__}: expected a Split or a tensor of images N×3×H×W")
+    if len(tensor) == 0:
+        raise ValueError("calibration is empty: expected some hundred training images")
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise ValueError("calibration holds NaN or infinity: expected images with numbers 0 to 1")
+    for batch in tensor.split(batch_size):
+        yield as_floats(batch) if batch.dtype == torch.uint8 else batch
+
+
+@contextlib.contextmanager
+def _hooked(modules: Mapping[str, nn.Module], look: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Within, ``look(name, input)`` is called before every call of a module."""
+    handles = [
+        module.register_forward_pre_hook(lambda _, inputs, name=name: look(name, inputs[0]))
+        for name, module in modules.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _all_in_one(values: torch.Tensor, bins: int) -> torch.Tensor:
+    """Counts of numbers that are all the same."""
+    counts = torch.zeros(bins)
+    counts[0] = values.numel()
+    return counts
+
+
+def _quantiles(points, counts, share) -> tuple[torch.Tensor, torch.Tensor]:
+    """The smallest numbers that a share 1 - ``share``, and ``share``, of all do not exceed."""
+    if counts is None:
+        points, size = points.sort(-1).values, points.shape[-1]
+        places = [max(0, int(np.ceil(part * size)) - 1) for part in (1 - share, share)]
+    else:
+        cumulative = counts.cumsum(0)
+        places = [int(torch.searchsorted(cumulative, part * cumulative[-1])) for part in (1 - share, share)]
+    return points[..., places[0]], points[..., min(places[1], points.shape[-1] - 1)]
+
+
+def _least_squares(points, counts, make_grid, low, high):
+    """Try fractions of the full range: both ends together, then, unless symmetric, the high and the low end alone."""
+
+    def error(low, high):
+        squares = make_grid(low, high).snap(points).sub_(points).square_()
+        return (squares if counts is None else squares * counts).sum(-1)
+
+    best = [low, high, error(low, high)]
+    steps = [(True, True)] if make_grid(low, high).symmetric else [(True, True), (False, True), (True, False)] * 2
+    for move_low, move_high in steps:
+        start_low, start_high = (low if move_low else best[0]), (high if move_high else best[1])
+        for fraction in FRACTIONS:
+            tried_low = start_low * fraction if move_low else start_low
+            tried_high = start_high * fraction if move_high else start_high
+            loss = error(tried_low, tried_high)
+            better = loss < best[2]
+            tried = (tried_low, tried_high, loss)
+            best = [torch.where(better, new, old) for new, old in zip(tried, best, strict=True)]
+    return make_grid(best[0], best[1])
+
+
+def _least_divergence(histogram: Histogram, make_grid, low, high):
+    """Cut off ever more of the histogram, and compare it each time with itself on as few levels as the grid has."""
+    grid = make_grid(low, high)
+    points, counts = histogram.points.numpy(), histogram.counts.numpy()
+    if grid.symmetric:  # magnitudes, on the half of the levels that is for positive numbers
+        reach = float(torch.maximum(-low, high))
+        places = np.round(np.abs(points) / (reach or 1) * (len(points) - 1)).astype(int)
+        counts, levels, start = np.bincount(places, counts, len(points)), grid.highest + 1, 0.0
+    else:
+        reach, levels, start = float(points[-1]), grid.highest - grid.lowest + 1, float(points[0])
+    if levels >= len(counts):  # the grid is finer than the histogram: nothing to tell apart
+        return grid
+    best, kept = np.inf, len(counts)
+    for stop in np.unique(np.linspace(levels, len(counts), KL_CANDIDATES).round().astype(int)):
+        divergence = kl_divergence(counts, stop, levels)
+        if divergence < best:
+            best, kept = divergence, stop
+    cut = torch.tensor(start + (reach - start) * (kept - 1) / (len(counts) - 1))
+    return make_grid(-cut if grid.symmetric else low, cut)
+
+
+def kl_divergence(counts: np.ndarray, stop: int, levels: int) -> float:
+    """Information lost, in nats, if only the first ``stop`` bins are kept and merged to ``levels`` levels.
+
+    The reference counts everything beyond in its last bin; the candidate spreads each level's count evenly over those
+    of its bins that are not empty (Migacz, 2017: 8-bit Inference with TensorRT). Infinite where the candidate has
+    nothing although the reference has something.
+    """
+    reference = counts[:stop].astype(np.float64)
+    reference[-1] += counts[stop:].sum()
+    filled = reference > 0
+    starts = np.arange(levels) * stop // levels
+    level_of_bin = np.repeat(np.arange(levels), np.diff(np.append(starts, stop)))
+    count, bins = np.bincount(level_of_bin, counts[:stop]), np.bincount(level_of_bin, filled)
+    candidate = np.where(filled, (count / np.maximum(bins, 1))[level_of_bin], 0)
+    if not candidate.any() or (candidate[filled] == 0).any():
+        return np.inf
+    p, q = reference[filled] / reference.sum(), candidate[filled] / candidate.sum()
+    return float((p * np.log(p / q)).sum())

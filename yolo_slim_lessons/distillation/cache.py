@@ -1,0 +1,111 @@
+"""Ask the teacher once: its logits for a fixed set of augmented versions of every training image.
+
+The versions themselves are not stored. A seed for each makes it again, pixel for pixel, so that a cache takes 40 bytes
+an image and version with ten classes. Leaves out: feature maps, which would take a thousand times that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+from ultralytics.nn.tasks import ClassificationModel
+
+from yolo_slim_lessons.data import Split, as_floats
+from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.training import augmented
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """What a teacher says to versions of images. Made by ``cache_teacher``, used by ``distill(cache=…)``.
+
+    Attributes:
+        images: the unchanged images, uint8, N×3×H×W.
+        scores: the teacher's logits, float32, versions×N×classes.
+        seeds: one for each version of each image, int64, versions×N; ``None`` if images are not augmented.
+    """
+
+    images: torch.Tensor
+    scores: torch.Tensor
+    seeds: torch.Tensor | None
+
+    def version(self, indices: torch.Tensor, versions: torch.Tensor) -> torch.Tensor:
+        """The images at ``indices``, each in the version of that number: uint8, len(indices)×3×H×W."""
+        images = Split(self.images, torch.arange(len(self.images)))[indices].images
+        if self.seeds is None:
+            return images
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had been
+            return torch.cat([_augmented(*each) for each in zip(images, self.seeds[versions, indices], strict=True)])
+
+
+@torch.no_grad()
+def cache_teacher(
+    teacher: ClassificationModel,
+    split: Split,
+    versions: int = 4,
+    *,
+    augment: bool = True,
+    seed: int = 0,
+    batch_size: int = 256,
+    progress: bool = True,
+) -> TeacherCache:
+    """Let ``teacher`` look at ``versions`` augmented versions of every image of ``split``, once.
+
+    One cache serves any number of students, seeds, temperatures and alphas. Few versions mean less variety than
+    ``fit``'s endless augmentation; eight are hard to tell from it.
+
+    Args:
+        teacher: run in eval mode, as a copy.
+        split: the training images; labels are not looked at.
+        versions: of each image. Without augmentation there is one.
+        augment: mirror, shift and partly erase, as ``fit`` does.
+        seed: of the augmentation.
+        batch_size: images at a time.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: ``versions`` is no positive integer, or more than one without augmentation.
+    """
+    if isinstance(versions, bool) or not isinstance(versions, int) or versions < 1:
+        raise ValueError(f"versions={versions!r}: expected a positive integer")
+    if not augment and versions > 1:
+        raise ValueError(f"versions={versions!r}, augment=False: unchanged images have one version only")
+    teacher = copy_model(teacher).eval().to(memory_format=torch.channels_last)
+    random = torch.Generator().manual_seed(seed)
+    seeds = torch.randint(2**32, (versions, len(split)), generator=random) if augment else None
+    scores = torch.empty(versions, len(split), len(teacher.names))
+    cache = TeacherCache(split.images, scores, seeds)
+    with tqdm(total=versions * len(split), desc="ask teacher", delay=2, leave=False, disable=not progress) as bar:
+        for version in range(versions):
+            for indices in torch.arange(len(split)).split(batch_size):
+                images = cache.version(indices, torch.full_like(indices, version))
+                scores[version, indices] = logits(teacher, as_floats(images))
+                bar.update(len(indices))
+    return cache
+
+
+class CachedSplit:
+    """What ``fit`` sees of a split and its cache: at each look one version of an image, drawn at random.
+
+    The teacher's logits ride along behind the label, as ``fit`` hands labels to the loss without looking at them.
+    """
+
+    def __init__(self, labels: torch.Tensor, cache: TeacherCache):
+        self.labels, self.cache = labels, cache
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, indices: torch.Tensor) -> Split:
+        count = len(self.cache.scores)
+        versions = torch.randint(count, indices.shape) if count > 1 else torch.zeros_like(indices)
+        scores = self.cache.scores[versions, indices]
+        labels = torch.cat([self.labels[indices].unsqueeze(1).to(scores), scores], 1)
+        return Split(self.cache.version(indices, versions), labels)
+
+
+def _augmented(image: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
+    torch.default_generator.manual_seed(int(seed))
+    return augmented(image.unsqueeze(0))

@@ -1,0 +1,113 @@
+"""What a model is worth: right answers, size, arithmetic and time, each with its uncertainty.
+
+Questions whose answers disagree with each other, one module each: ``accuracy`` (how often right), ``size`` (how large,
+how many multiplications) and ``timing`` (how fast). ``measure`` puts them on one scorecard. Used from lesson 02 on.
+Leaves out: energy and peak memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.measurement.accuracy import ClassScores, Scores, evaluate, predict, score, wilson_interval
+from yolo_slim_lessons.measurement.size import (
+    LayerCost,
+    checkpoint_bytes,
+    count_macs,
+    count_parameters,
+    layer_costs,
+    weight_bytes,
+)
+from yolo_slim_lessons.measurement.timing import Comparison, Latency, compare, time_model
+from yolo_slim_lessons.models import image_size_of
+
+__all__ = [
+    "ClassScores",
+    "Comparison",
+    "Latency",
+    "LayerCost",
+    "Scorecard",
+    "Scores",
+    "checkpoint_bytes",
+    "compare",
+    "count_macs",
+    "count_parameters",
+    "evaluate",
+    "layer_costs",
+    "measure",
+    "predict",
+    "score",
+    "time_model",
+    "weight_bytes",
+    "wilson_interval",
+]
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """Everything the course reports of a model; renders as a table in a notebook.
+
+    Attributes:
+        scores: right and wrong answers, or ``None`` if no split was given.
+        parameters, nonzero_parameters: counts.
+        macs: multiply-accumulate operations for one image.
+        bytes: of the parameters at FP32, 4 each.
+        checkpoint_bytes: of the file that ``save_model`` writes at FP16.
+        latency_ms: batch 1, with ``.median`` and ``.p95``.
+        image_size: pixels a side that MACs and latency hold for.
+    """
+
+    scores: Scores | None
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+    bytes: int
+    checkpoint_bytes: int
+    latency_ms: Latency
+    image_size: int
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The table as (what, value with unit)."""
+        rows = []
+        if self.scores:
+            low, high = self.scores.interval
+            rows += [
+                ("top-1", f"{self.scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})"),
+                (
+                    "macro precision, recall, F1",
+                    f"{self.scores.precision:.2%}, {self.scores.recall:.2%}, {self.scores.f1:.2%}",
+                ),
+            ]
+        return rows + [
+            ("parameters (not zero)", f"{self.parameters:,} ({self.nonzero_parameters:,})"),
+            (f"MACs for one image of {self.image_size} px", f"{self.macs:,}"),
+            ("weights at FP32", f"{self.bytes / 1e6:.3f} MB"),
+            ("checkpoint file at FP16", f"{self.checkpoint_bytes / 1e6:.3f} MB"),
+            ("latency", str(self.latency_ms)),
+        ]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {value}" for name, value in self.rows())
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td>{value}</td></tr>" for name, value in self.rows()
+        )
+        return f"<table>{cells}</table>"
+
+
+def measure(model: nn.Module, split: Split | None = None, repeats: int = 50, progress: bool = True) -> Scorecard:
+    """The scorecard of ``model``: scores on ``split`` if given, counts, bytes, and latency at batch 1."""
+    return Scorecard(
+        scores=None if split is None else evaluate(model, split, progress=progress),
+        parameters=count_parameters(model),
+        nonzero_parameters=count_parameters(model, nonzero=True),
+        macs=count_macs(model),
+        bytes=weight_bytes(model),
+        checkpoint_bytes=checkpoint_bytes(model),
+        latency_ms=time_model(model, repeats=repeats),
+        image_size=image_size_of(model),
+    )

@@ -1,0 +1,122 @@
+"""How often is it right: accuracy with its interval, precision, recall, F1 and the confusion matrix.
+
+Used from lesson 02 on. Leaves out: calibration of the probabilities, and top-5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from torch import nn
+from tqdm.auto import tqdm
+
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.models import copy_model, logits
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """How one class fares: three fractions 0…1 and the number of its images."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    images: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Right and wrong answers on a split.
+
+    Attributes:
+        top1: share of images whose highest score is the right class, 0…1.
+        interval: Wilson's 95 % interval of ``top1`` (Wilson, 1927): what other images of the same kind could give.
+        precision, recall, f1: means over the classes, each class counting the same (macro).
+        per_class: one ``ClassScores`` a class, in the order of the labels.
+        confusion: counts, int64 array classes×classes; row is the true class, column the predicted one.
+    """
+
+    top1: float
+    interval: tuple[float, float]
+    precision: float
+    recall: float
+    f1: float
+    per_class: tuple[ClassScores, ...]
+    confusion: np.ndarray
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        return f"top-1 {self.top1:.1%} (95 % interval {low:.1%} to {high:.1%}), macro F1 {self.f1:.1%}"
+
+
+def wilson_interval(correct: int, images: int) -> tuple[float, float]:
+    """95 % interval of a share of right answers (Wilson, 1927); it stays inside 0…1 even for few images.
+
+    Raises:
+        ValueError: not 0 ≤ ``correct`` ≤ ``images``, or no image.
+
+    Example:
+        >>> low, high = wilson_interval(90, 100)
+        >>> f"{low:.3f} {high:.3f}"
+        '0.826 0.945'
+    """
+    if images < 1 or not 0 <= correct <= images:
+        raise ValueError(f"correct={correct!r}, images={images!r}: expected 0 ≤ correct ≤ images and images ≥ 1")
+    interval = binomtest(correct, images).proportion_ci(method="wilson")
+    return interval.low, interval.high
+
+
+def predict(model: nn.Module, split: Split, batch_size: int = 128, progress: bool = True) -> torch.Tensor:
+    """Class probabilities for every image of ``split``: float32 tensor N×classes, rows summing to 1."""
+    # Convolutions on a CPU are faster with the channels innermost, and without BatchNorm, which folds into them.
+    fast = copy_model(model).eval().to(memory_format=torch.contiguous_format)  # which older fuse() insists on
+    fast = fast.fuse(verbose=False) if hasattr(fast, "fuse") else fast
+    fast = fast.to(memory_format=torch.channels_last)
+    with (
+        torch.inference_mode(),
+        tqdm(total=len(split), desc="predict", delay=2, leave=False, disable=not progress) as bar,
+    ):
+        answers = []
+        for images, _ in split.batches(batch_size):
+            answers.append(logits(fast, images).softmax(1))
+            bar.update(len(images))
+    return torch.cat(answers)
+
+
+def evaluate(model: nn.Module, split: Split, batch_size: int = 128, progress: bool = True) -> Scores:
+    """Count right and wrong answers of ``model`` on every image of ``split``.
+
+    Raises:
+        ValueError: the split is empty, or holds labels that the model does not know.
+    """
+    class_count = len(model.names)
+    if len(split) == 0:
+        raise ValueError("split is empty: expected at least one image")
+    unknown = split.labels[(split.labels < 0) | (split.labels >= class_count)]
+    if len(unknown):
+        raise ValueError(f"split has label {unknown[0]}, but the model knows the labels 0 to {class_count - 1}")
+    predicted = predict(model, split, batch_size, progress).argmax(1).numpy()
+    return score(split.labels.numpy(), predicted, tuple(model.names.values()))
+
+
+def score(labels: np.ndarray, predicted: np.ndarray, class_names: tuple[str, ...]) -> Scores:
+    """``Scores`` from true and predicted labels, both int arrays of N."""
+    indices = range(len(class_names))
+    # A class that is never predicted has precision 0 here, without a warning.
+    precision, recall, f1, images = precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
+    correct = int((labels == predicted).sum())
+    per_class = zip(class_names, precision.tolist(), recall.tolist(), f1.tolist(), images.tolist(), strict=True)
+    return Scores(
+        top1=correct / len(labels),
+        interval=wilson_interval(correct, len(labels)),
+        precision=precision.mean().item(),
+        recall=recall.mean().item(),
+        f1=f1.mean().item(),
+        per_class=tuple(ClassScores(*row) for row in per_class),
+        confusion=confusion_matrix(labels, predicted, labels=indices),
+    )

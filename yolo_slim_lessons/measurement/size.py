@@ -1,0 +1,77 @@
+"""How large is it, and how much does it compute: parameters, multiply-accumulate operations, bytes.
+
+Used from lesson 01 on. Leaves out: peak memory and energy.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from yolo_slim_lessons.models import copy_model, image_size_of, save_model, weight_layers
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """What one convolution or linear layer costs for one image.
+
+    Attributes:
+        name: as in ``model.named_modules()``.
+        parameters: weights and biases, and those of the BatchNorm right behind it.
+        macs: multiply-accumulate operations.
+        output_shape: channels, height, width (or features) of the result.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+    output_shape: tuple[int, ...]
+
+
+def count_parameters(model: nn.Module, nonzero: bool = False) -> int:
+    """Number of weights, biases and BatchNorm factors; with ``nonzero`` only those that are not exactly zero."""
+    return sum(int(p.count_nonzero()) if nonzero else p.numel() for p in model.parameters())
+
+
+def layer_costs(model: nn.Module, image_size: int | None = None) -> list[LayerCost]:
+    """Parameters and MACs of every convolution and linear layer, found by sending one black image through.
+
+    A convolution multiplies each of its weights once per output position: MACs = weights × height × width.
+    BatchNorm folds into the convolution in front of it, and activations and additions are few, so they count nothing.
+    """
+    image_size = image_size_of(model) if image_size is None else image_size
+    shapes: dict[str, tuple[int, ...]] = {}
+    model = copy_model(model).eval()
+    for name, layer in weight_layers(model):
+        layer.register_forward_hook(lambda _, __, output, name=name: shapes.__setitem__(name, tuple(output.shape[1:])))
+    with torch.inference_mode():
+        model(torch.zeros(1, 3, image_size, image_size))
+    modules = dict(model.named_modules())
+    costs = []
+    for name, layer in weight_layers(model):
+        norm = modules.get(name.removesuffix("conv") + "bn") if name.endswith(".conv") else None
+        parameters = count_parameters(layer) + (count_parameters(norm) if norm else 0)
+        positions = int(np.prod(shapes[name][1:]))  # height × width; 1 for a linear layer
+        costs.append(LayerCost(name, parameters, layer.weight.numel() * positions, shapes[name]))
+    return costs
+
+
+def count_macs(model: nn.Module, image_size: int | None = None) -> int:
+    """Multiply-accumulate operations for one image; ``image_size`` defaults to what the model was trained for."""
+    return sum(cost.macs for cost in layer_costs(model, image_size))
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters at FP32: 4 each."""
+    return 4 * count_parameters(model)
+
+
+def checkpoint_bytes(model: nn.Module, precision: str = "fp16") -> int:
+    """Bytes of the file that ``save_model`` writes, measured by writing it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return save_model(model, Path(folder) / "model.pt", precision).stat().st_size

@@ -1,0 +1,131 @@
+"""How long does it take: repeated timings, and two models timed in turns.
+
+Used from lesson 02 on. Leaves out: every processor but the one it runs on.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from yolo_slim_lessons.models import copy_model, image_size_of
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Repeated timings of one model in milliseconds a batch."""
+
+    milliseconds: np.ndarray
+    batch_size: int
+    threads: int
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.milliseconds))
+
+    @property
+    def p95(self) -> float:
+        """95 of 100 runs took at most this long."""
+        return float(np.percentile(self.milliseconds, 95))
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.median:.2f} ms (p95 {self.p95:.2f} ms; batch {self.batch_size}, "
+            f"{self.threads} thread{'s' if self.threads > 1 else ''}, {len(self.milliseconds)} runs)"
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models timed in turns, so that whatever else the machine does falls on both alike.
+
+    Attributes:
+        first, second: their ``Latency``.
+        ratio: median over the rounds of second's time by first's; below 1 the second is faster.
+        spread: the middle half of the rounds' ratios (25th and 75th percentile).
+    """
+
+    first: Latency
+    second: Latency
+    ratio: float
+    spread: tuple[float, float]
+
+    def __repr__(self) -> str:
+        low, high = self.spread
+        return (
+            f"first {self.first}\nsecond {self.second}\n"
+            f"second / first: {self.ratio:.2f} (middle half of the rounds: {low:.2f} to {high:.2f})"
+        )
+
+
+def time_model(
+    model,
+    batch_size: int = 1,
+    image_size: int | None = None,
+    repeats: int = 50,
+    warmup: int = 5,
+    threads: int | None = None,
+) -> Latency:
+    """Time ``model`` on random images: ``warmup`` runs that do not count, then ``repeats`` that do.
+
+    Args:
+        model: a classifier, or anything that is called with float images N×3×H×W.
+        batch_size: images per run.
+        image_size: pixels a side; needed if ``model`` is not a classifier of this package.
+        repeats: runs that count.
+        warmup: runs before them.
+        threads: for PyTorch; ``None`` leaves them as they are.
+
+    Raises:
+        ValueError: a number is too small, or ``image_size`` is needed.
+    """
+    return _time_in_turns([model], batch_size, image_size, repeats, warmup, threads)[0]
+
+
+def compare(
+    first,
+    second,
+    batch_size: int = 1,
+    image_size: int | None = None,
+    repeats: int = 50,
+    warmup: int = 5,
+    threads: int | None = None,
+) -> Comparison:
+    """Time two models in one run, in turns, on the same images; arguments as for ``time_model``."""
+    latencies = _time_in_turns([first, second], batch_size, image_size, repeats, warmup, threads)
+    ratios = latencies[1].milliseconds / latencies[0].milliseconds
+    low, middle, high = np.percentile(ratios, [25, 50, 75]).tolist()
+    return Comparison(*latencies, ratio=middle, spread=(low, high))
+
+
+def _time_in_turns(models, batch_size, image_size, repeats, warmup, threads) -> list[Latency]:
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("image_size", image_size, 1),
+        ("repeats", repeats, 1),
+        ("warmup", warmup, 0),
+        ("threads", threads, 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{name}={value!r}: expected {least} or more")
+    image_size = image_size_of(models[0]) if image_size is None else image_size
+    # In training mode a forward pass changes BatchNorm's statistics: such a model is timed as a copy in eval mode.
+    models = [copy_model(model).eval() if getattr(model, "training", False) else model for model in models]
+    images = torch.rand(batch_size, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    milliseconds = np.empty((len(models), repeats))
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads or threads_before)
+    try:
+        with torch.inference_mode():
+            for turn in range(-warmup, repeats):
+                for row, model in enumerate(models):
+                    start = time.perf_counter_ns()
+                    model(images)
+                    if turn >= 0:
+                        milliseconds[row, turn] = (time.perf_counter_ns() - start) / 1e6
+        return [Latency(row, batch_size, torch.get_num_threads()) for row in milliseconds]
+    finally:
+        torch.set_num_threads(threads_before)

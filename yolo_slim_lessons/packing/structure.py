@@ -1,0 +1,189 @@
+"""What a network looks like, in a few words, and the empty network made from these words. Used in lesson 08.
+
+``describe`` says which of Ultralytics' architectures a model is, how many channels each layer has left, and how it was
+quantized; ``build`` makes that network again by the same code as ``new_model``, on PyTorch's meta device, where tensors
+have shapes and no memory. A description can therefore ask for nothing but a known architecture with fewer channels.
+Leaves out: architectures of one's own.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import zip_longest
+from pathlib import PureWindowsPath
+
+import torch
+from torch import nn
+from ultralytics.nn.modules import C2f
+from ultralytics.nn.tasks import ClassificationModel
+
+from yolo_slim_lessons.float_quantization import SCALES, float_format, round_inputs
+from yolo_slim_lessons.models import image_size_of, new_model, weight_layers
+from yolo_slim_lessons.packing.integers import describe_integers, quantize_structure
+
+ARCHITECTURES = re.compile(r"yolo(v8|11|12|26)[nsmlx]-cls")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def describe(model: ClassificationModel) -> dict:
+    """The structure of ``model`` in the types of JSON.
+
+    Raises:
+        ValueError: ``build`` could not make this network again; the first layer that differs is named.
+        TypeError: not a classifier.
+    """
+    if not isinstance(model, ClassificationModel):
+        raise TypeError(f"model is a {type(model).__name__}: expected a classifier, such as load_model() returns")
+    dtypes = {str(value.dtype).removeprefix("torch.") for value in model.parameters()}
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    description = {
+        "architecture": _architecture(model),
+        "class_names": [model.names[label] for label in range(len(model.names))],
+        "image_size": image_size_of(model),
+        "dtype": dtypes.pop() if len(dtypes) == 1 else sorted(dtypes),
+        "channels": [count for _, layer in weight_layers(model) for count in layer.weight.shape[:2]],
+        "batchnorm": [norms[0].eps, norms[0].momentum] if norms else None,
+        "dropout": model.model[-1].drop.p,
+        "float_quantization": getattr(model, "float_quantization", None),
+        "integers": describe_integers(model),
+    }
+    for ours, theirs in zip_longest(_outline(build(description)), _outline(model), fillvalue="nothing"):
+        if ours != theirs:
+            raise ValueError(
+                f"model has {theirs!r} where its architecture {description['architecture']} has {ours!r}: "
+                "expected a classifier as this package loads, prunes, folds or quantizes it"
+            )
+    return description
+
+
+def build(description: dict) -> ClassificationModel:
+    """The network of a description, in eval mode and on the meta device: shapes without values.
+
+    Raises:
+        ValueError: a field is missing, of a wrong type or out of range, or the layers do not fit each other.
+    """
+    _check(description)
+    with torch.device("meta"):
+        names = tuple(description["class_names"])
+        model = new_model(f"{description['architecture']}.yaml", names, description["image_size"])
+    model = model.to(DTYPES[description["dtype"]])
+    if description["batchnorm"] is None:
+        model = model.fuse(verbose=False)
+    _narrow(model, description["channels"])
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps, layer.momentum = description["batchnorm"]
+    model.model[-1].drop.p = description["dropout"]
+    image = torch.empty(1, 3, *[description["image_size"]] * 2, dtype=DTYPES[description["dtype"]], device="meta")
+    try:
+        model(image)
+    except RuntimeError as error:
+        raise ValueError(f"channels of the layers do not fit each other ({str(error).splitlines()[0]})") from None
+    if description["integers"] is not None:
+        if description["batchnorm"] is not None:
+            raise ValueError("integers: expected a model whose BatchNorm is folded")
+        quantize_structure(model, description["integers"])
+    settings = description["float_quantization"]
+    if settings is not None:
+        model.float_quantization = settings
+        if settings["activations"] is not None:
+            round_inputs(model, float_format(settings["activations"]), settings["saturate"])
+    return model
+
+
+def _outline(model: ClassificationModel) -> list[str]:
+    """Every layer as it prints, and every tensor; where an activation puts its result makes no difference."""
+    layers = [line.strip() for line in repr(model).replace("inplace=True", "").splitlines()]
+    return layers + [f"{name}: {tensor.dtype} {list(tensor.shape)}" for name, tensor in model.state_dict().items()]
+
+
+def _architecture(model: ClassificationModel) -> str:
+    settings = model.yaml if isinstance(model.yaml, dict) else {}
+    name = PureWindowsPath(str(settings.get("yaml_file"))).stem  # also splits at /
+    if not ARCHITECTURES.fullmatch(name):  # such as yolov8-cls.yaml with the scale apart
+        name = name.replace("-cls", f"{settings.get('scale')}-cls")
+    if not ARCHITECTURES.fullmatch(name):
+        raise ValueError(
+            f"model was built from {settings.get('yaml_file')!r}: expected an architecture such as 'yolov8n-cls.yaml', "
+            "of the families yolov8, yolo11, yolo12 and yolo26"
+        )
+    return name
+
+
+def _narrow(model: ClassificationModel, channels: list[int]) -> None:
+    """Give each layer its (output, input) channels, of at most what the architecture has."""
+    layers = list(weight_layers(model))
+    if len(channels) != 2 * len(layers):
+        raise ValueError(f"channels has {len(channels)} numbers: expected {2 * len(layers)}")
+    if channels[-2] != len(model.names):
+        raise ValueError(f"channels end in {channels[-2]} outputs for {len(model.names):,} classes")
+    modules = dict(model.named_modules())
+    for (name, layer), made, read in zip(layers, channels[::2], channels[1::2], strict=True):
+        most = tuple(layer.weight.shape[:2])
+        if not (1 <= made <= most[0] and 1 <= read <= most[1]):
+            raise ValueError(f"channels of {name} are {made} × {read}: expected 1 × 1 to {most[0]} × {most[1]}")
+        if (made, read) == most:
+            continue
+        layer.weight = nn.Parameter(layer.weight[:made, :read])
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias[:made])
+        if isinstance(layer, nn.Linear):
+            layer.out_features, layer.in_features = made, read
+            continue
+        if layer.groups > 1:
+            raise ValueError(f"channels of {name} are {made} × {read}: expected all, as it works in groups")
+        layer.out_channels, layer.in_channels = made, read
+        norm = modules.get(name.removesuffix("conv") + "bn")
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.num_features = made
+            norm.weight, norm.bias = nn.Parameter(norm.weight[:made]), nn.Parameter(norm.bias[:made])
+            norm.running_mean, norm.running_var = norm.running_mean[:made], norm.running_var[:made]
+    for block in model.modules():
+        if isinstance(block, C2f):
+            block.c = block.cv1.conv.out_channels // 2
+
+
+def _check(description: dict) -> None:
+    for name, (allowed, is_allowed) in _FIELDS.items():
+        if name not in description:
+            raise ValueError(f"{name} is missing")
+        if not is_allowed(description[name]):
+            raise ValueError(f"{name}={str(description[name])[:80]}: expected {allowed}")
+    if unknown := description.keys() - _FIELDS.keys():
+        raise ValueError(f"{sorted(unknown)[0]!r:.80} is no field of a description")
+
+
+def _is_list(value: object, of: type, least: int, most: int) -> bool:
+    return isinstance(value, list) and least <= len(value) <= most and all(type(item) is of for item in value)
+
+
+def _is_share(value: object) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+def _is_float_quantization(value: object) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"format", "scale", "activations", "saturate"}:
+        return value is None
+    names = [value["format"]] + [value["activations"]] * (value["activations"] is not None)
+    try:
+        formats = [float_format(name) for name in names]
+    except ValueError:
+        return False
+    saturates = value["saturate"] is True or all(format.overflow is not None for format in formats)
+    return value["scale"] in SCALES and type(value["saturate"]) is bool and saturates
+
+
+_FIELDS = {
+    "architecture": ("a name such as 'yolov8n-cls'", lambda v: isinstance(v, str) and bool(ARCHITECTURES.fullmatch(v))),
+    "class_names": ("1 to 100,000 names", lambda v: _is_list(v, str, 1, 100_000)),
+    "image_size": ("1 to 8192 pixels", lambda v: type(v) is int and 1 <= v <= 8192),
+    "dtype": (f"one of {tuple(DTYPES)}", lambda v: isinstance(v, str) and v in DTYPES),
+    "channels": ("two counts for each layer", lambda v: _is_list(v, int, 0, 1000)),
+    "batchnorm": (
+        "eps and momentum, 0 to 1, or nothing if folded",
+        lambda v: v is None or (isinstance(v, list) and len(v) == 2 and all(map(_is_share, v))),
+    ),
+    "dropout": ("a share, 0 to 1", _is_share),
+    "float_quantization": ("the settings of quantize_float", _is_float_quantization),
+    "integers": ("grids of layers", lambda v: v is None or isinstance(v, dict)),
+}
