@@ -100,13 +100,18 @@ def names(source, context):
     return found
 
 
+def names_from_elsewhere(source):
+    """Names that ``source`` reads and does not make itself."""
+    return names(source, ast.Load) - names(source, ast.Store) - set(dir(builtins))
+
+
 def cells_needed(above, solution):
     """The cells above that make what the solution reads; to run the others too would only cost time."""
-    wanted, needed = names(solution, ast.Load) - set(dir(builtins)), []
+    wanted, needed = names_from_elsewhere(solution), []
     for source in reversed(above):
         if names(source, ast.Store) & wanted:
             needed.insert(0, source)
-            wanted |= names(source, ast.Load)
+            wanted |= names_from_elsewhere(source)
     return needed
 
 

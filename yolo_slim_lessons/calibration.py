@@ -80,7 +80,7 @@ def choose_grid(
     if not points.isfinite().all():
         raise ValueError("values: expected finite numbers, found NaN or infinity")
     if ranges == "percentile":
-        return make_grid(*_quantiles(points, counts, percentile / 100))
+        return make_grid(*_quantiles(points, counts, percentile))
     low, high = points.amin(-1).clamp(max=0), points.amax(-1).clamp(min=0)
     if ranges == "mse":
         return _least_squares(points, counts, make_grid, low, high)
@@ -93,7 +93,7 @@ def choose_grid(
 
 
 @torch.inference_mode()
-def observe(
+def observe_inputs(
     model: nn.Module, names: Iterable[str], images: Split | torch.Tensor, histograms: bool = True
 ) -> dict[str, Histogram | tuple[float, float]]:
     """What the named modules of ``model`` read while ``images`` pass through.
@@ -133,7 +133,7 @@ def observe(
 
 
 def image_batches(images: Split | torch.Tensor, batch_size: int = 128) -> Iterator[torch.Tensor]:
-    """Float images 0…1, ``batch_size`` at a time; arguments and errors as for ``observe``."""
+    """Float images 0…1, ``batch_size`` at a time; arguments and errors as for ``observe_inputs``."""
     tensor = images.images if isinstance(images, Split) else images
     if not isinstance(tensor, torch.Tensor) or tensor.dim() != 4:
         raise TypeError(f"calibration is a {type(images).__name__}: expected a Split or a tensor of images N×3×H×W")
@@ -166,15 +166,15 @@ def _all_in_one(values: torch.Tensor, bins: int) -> torch.Tensor:
     return counts
 
 
-def _quantiles(points, counts, share) -> tuple[torch.Tensor, torch.Tensor]:
-    """The smallest numbers that a share 1 - ``share``, and ``share``, of all do not exceed."""
-    if counts is None:
-        points, size = points.sort(-1).values, points.shape[-1]
-        places = [max(0, int(np.ceil(part * size)) - 1) for part in (1 - share, share)]
-    else:
-        cumulative = counts.cumsum(0)
-        places = [int(torch.searchsorted(cumulative, part * cumulative[-1])) for part in (1 - share, share)]
-    return points[..., places[0]], points[..., min(places[1], points.shape[-1] - 1)]
+def _quantiles(points, counts, percentile) -> tuple[torch.Tensor, torch.Tensor]:
+    """The smallest numbers of ``points`` that 100 - ``percentile``, and ``percentile``, percent do not exceed."""
+    counts = torch.ones(points.shape[-1], dtype=torch.float64) if counts is None else counts
+    cumulative = counts.cumsum(0)
+    shares = torch.tensor([100 - percentile, percentile], dtype=torch.float64) / 100
+    # The decimals of a percentage are no sums of powers of two: 1 % of 3000 must not become a little more than 30.
+    low, high = torch.searchsorted(cumulative, shares * cumulative[-1] * (1 - 1e-12)).tolist()
+    ordered = points.sort(-1).values
+    return ordered[..., low], ordered[..., high]
 
 
 def _least_squares(points, counts, make_grid, low, high):

@@ -44,7 +44,7 @@ class Split:
 
     Attributes:
         images: uint8 tensor, N×3×H×W, RGB (grey images repeat their one channel without copying it).
-        labels: int64 tensor, N.
+        labels: int64 tensor, N; -1 where there is none, which ``distill`` understands.
     """
 
     images: torch.Tensor

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from yolo_slim_lessons.calibration import RANGES, choose_grid, observe
+from yolo_slim_lessons.calibration import RANGES, choose_grid, observe_inputs
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.integer_quantization.execution import integer_outputs, run_integer, simulated_outputs
 from yolo_slim_lessons.integer_quantization.fidelity import fold_batchnorm, layer_errors, signal_to_noise
@@ -131,8 +131,8 @@ def _quantize_activations(
     activations = separate_activations(model)
     make_grid = functools.partial(IntegerGrid.from_range, bits=bits, signed=False)
     # Before an activation function, extremes are enough: its 16 bits are plenty.
-    extremes = observe(model, activations, calibration, histograms=False)
-    histograms = observe(model, [tensor.observed for tensor in tensors[1:]], calibration)
+    extremes = observe_inputs(model, activations, calibration, histograms=False)
+    histograms = observe_inputs(model, [tensor.observed for tensor in tensors[1:]], calibration)
     for name, ends in extremes.items():
         model.get_submodule(name).input_grid = _fixed_point(max(map(abs, ends)))
     image, rest = tensors[0], tensors[1:]
@@ -198,5 +198,3 @@ def _bits_of_each_layer(model, bits) -> dict[str, int]:
             raise ValueError(f"bits names {name!r}, which is no layer with weights: expected some of {names}")
         check_bits(f"bits[{name!r}]", number)
     return dict(bits)
-
-

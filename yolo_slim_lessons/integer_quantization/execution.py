@@ -12,6 +12,7 @@ integer convolution; only that they fit in 32 bits is checked.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 
 import torch
@@ -80,26 +81,38 @@ def integer_outputs(model: ClassificationModel, images: torch.Tensor) -> dict[st
 
 @torch.inference_mode()
 def simulated_outputs(
-    model: ClassificationModel, images: torch.Tensor, dtype: torch.dtype = torch.float32
+    model: ClassificationModel,
+    images: torch.Tensor,
+    dtype: torch.dtype = torch.float32,
+    follow: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The same integers as from ``integer_outputs``, read off the simulation, which runs in ``dtype``.
+    """The same integers as from ``integer_outputs``, read off the simulation.
 
-    The sums of the last layer are float64 here, since float32 does not always end on a whole number.
+    Args:
+        model: as for ``run_integer``.
+        images: likewise.
+        dtype: of the floats, ``torch.float32`` or ``torch.float64``.
+        follow: the result of ``integer_outputs``. Each layer then reads these instead of what the simulation made one
+            layer earlier, so that the outcome shows each layer's own differences and not those of all before it.
+
+    Returns:
+        Layer name → integers; of the last layer its sums, float64, for in float32 they are not always whole.
     """
     _check_quantized(model)
     model = copy_model(model).to(dtype)
     outputs: dict[str, torch.Tensor] = {}
 
-    def keep(name: str, module: QuantizedActivation) -> None:
-        grid = module.output_grid
-        module.register_forward_hook(lambda _, __, out: outputs.__setitem__(name, grid.quantize(out).to(grid.dtype)))
+    def keep(name: str, module: QuantizedActivation, result: torch.Tensor) -> torch.Tensor | None:
+        outputs[name] = module.output_grid.quantize(result).to(module.output_grid.dtype)
+        return None if follow is None else module.output_grid.dequantize(follow[name])
 
     for name, module in model.named_modules():
         if isinstance(module, QuantizedActivation):
-            keep(name.removesuffix("act") + "conv", module)
+            layer = name.removesuffix("act") + "conv"
+            module.register_forward_hook(lambda module, _, result, layer=layer: keep(layer, module, result))
         elif isinstance(module, QuantizedLinear):
             module.register_forward_hook(
-                lambda layer, _, out, name=name: outputs.__setitem__(name, out.double() / layer.accumulator_scale)
+                lambda layer, _, result, name=name: outputs.__setitem__(name, result.double() / layer.accumulator_scale)
             )
     images = as_floats(images) if images.dtype == torch.uint8 else images
     model(images.to(dtype))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
 class IntegerGrid:
     """Evenly spaced numbers, as many as ``bits`` bits can count, zero always among them (Jacob et al., 2018).
 
@@ -49,7 +49,8 @@ class IntegerGrid:
         32-bit sum is exact in float64: no rounding happens but the one that quantization means.
 
         Args:
-            low, high: ends of the range, one or C of each.
+            low: lower end of the range, () or C of them.
+            high: upper end, likewise.
             bits: 2 to 16.
             symmetric: put the zero point at 0 and cover the larger of |low| and |high| on both sides.
             signed: as in the class; symmetric grids are signed.
@@ -67,10 +68,7 @@ class IntegerGrid:
         scale = torch.maximum(high, -low) / highest if symmetric else (high - low) / (highest - lowest)
         scale = _round_up_to_bfloat16(torch.maximum(scale, torch.as_tensor(smallest_scale, dtype=torch.float32)))
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # all zeros: any scale will do
-        if symmetric:
-            zero_point = torch.zeros_like(scale)
-        else:
-            zero_point = (lowest - low / scale).round().clamp(lowest, highest)
+        zero_point = torch.zeros_like(scale) if symmetric else (lowest - low / scale).round().clamp(lowest, highest)
         return cls(bits, scale, zero_point.to(torch.int32), signed)
 
     @property

@@ -4,3 +4,4 @@ from yolo_slim_lessons.teaching.exercises.lesson00 import *  # noqa: F403
 from yolo_slim_lessons.teaching.exercises.lesson01 import *  # noqa: F403
 from yolo_slim_lessons.teaching.exercises.lesson02 import *  # noqa: F403
 from yolo_slim_lessons.teaching.exercises.lesson03 import *  # noqa: F403
+from yolo_slim_lessons.teaching.exercises.lesson04 import *  # noqa: F403
