@@ -25,7 +25,7 @@ import yolo_slim_lessons as slim
 BUDGETS = (0.7, 0.5, 0.3)
 SEEDS = (0, 1, 2)
 EPOCHS, IMAGES = 3, 20_000
-RECOVERY_EPOCHS = 10
+RECOVERY_EPOCHS = 8
 
 
 class TwoConvC2f(nn.Module):
