@@ -136,7 +136,8 @@ def test_learned_rounding_is_nearly_the_best_of_all(seed):
     # channels that are positive and alike, as behind an activation function: errors add up
     images = torch.rand(200, 1, 1, 1, generator=random) + 0.2 * torch.rand(200, 8, 1, 1, generator=random)
     nearest = quantize_integer(model, bits=3, weight_ranges="minmax")
-    learned = slim.learn_rounding(nearest, model, images, steps=400, progress=False)
+    options = {"steps": 400, "learning_rate": 0.03, "pressure": 3.0}
+    learned = slim.learn_rounding(nearest, model, images, **options, progress=False)
 
     def error(weight):
         return (images.flatten(1) @ (weight - model[0].weight).flatten()).square().mean().item()
@@ -173,7 +174,9 @@ def test_the_seed_decides_how_weights_are_rounded():
     nearest = quantize_integer(model, 3)
     images = torch.rand(64, 16, 2, 2)
     first, again, other = (
-        slim.learn_rounding(nearest, model, images, steps=60, batch_size=4, seed=seed, progress=False)
+        slim.learn_rounding(
+            nearest, model, images, steps=60, batch_size=4, learning_rate=0.03, seed=seed, progress=False
+        )
         for seed in (0, 0, 1)
     )
     assert same(first, again)

@@ -1,9 +1,8 @@
 """Rounding shifts the mean of what a layer puts out; its bias can take that back (Nagel et al., 2019).
 
 The error of a weight is fixed once it is rounded. Times inputs that are positive on average, as those behind an
-activation function are, it does not average out: every channel is off by a constant. That is so most of all where
-rounding is coarse and cuts nothing off, as with one scale for a whole layer. Weights that are cut off at 3 bits and
-below make signals weaker, which no constant repairs; then the correction can even do harm, so measure on ``val``.
+activation function are, it does not average out: every channel is off by a constant. It can also do harm:
+on the shipped model it helped with one scale for a whole layer and hurt at 3 bits, so measure on ``val``.
 
 Used in lesson 05. Leaves out: cross-layer equalization of the same paper, which rescales neighbouring layers and needs
 an activation function that lets factors through; ReLU does, SiLU does not.

@@ -28,10 +28,10 @@ def learn_rounding(
     model: nn.Module,
     calibration: Split | torch.Tensor,
     *,
-    steps: int = 400,
+    steps: int = 300,
     batch_size: int = 32,
-    learning_rate: float = 0.03,
-    pressure: float = 3.0,
+    learning_rate: float = 1e-2,
+    pressure: float = 1.0,
     seed: int = 0,
     progress: bool = True,
 ) -> nn.Module:
