@@ -45,5 +45,5 @@ def float_original(quantized: nn.Module, model: nn.Module) -> nn.Module:
 
 
 def all_images(calibration: Split | torch.Tensor) -> torch.Tensor:
-    """Float images 0…1 in one tensor; argument and errors as for ``calibration.observe``."""
+    """Float images 0…1 in one tensor; argument and errors as for ``calibration.observe_inputs``."""
     return torch.cat(list(image_batches(calibration)))

@@ -88,7 +88,8 @@ def draw_channel(model: ClassificationModel, group: ChannelGroup, number: int) -
     ordered = [name for name in trace(model) if name in layers]
     unit = max(layer.weight.shape[0] for layer in layers.values()) / 64  # a 64th of the height, for gaps and strips
     width = sum(layers[name].weight.shape[1] + 14 * unit for name in ordered)
-    figure, axes = plots.new_figure(size=(9.5, max(2.2, 9.5 * 84 * unit / width)))
+    scale = min(9.5 / width, 3 / (86 * unit))  # inches a channel
+    figure, axes = plots.new_figure(size=(scale * (width + 2 * unit), scale * 86 * unit))
     axes.set(xlim=(-2 * unit, width), ylim=(70 * unit, -16 * unit), aspect="equal")  # row 0 is on top
     axes.axis("off")
     left = 0.0
