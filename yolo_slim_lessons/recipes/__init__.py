@@ -41,7 +41,7 @@ def train(name: str, folder: Path = WEIGHTS_DIR) -> Path:
 
     Every stage starts from the best weights so far. Called again after an interruption, or after a stage was added
     to the recipe, it goes on where the log ends; with a complete log it starts anew. The epoch with the best top-1 on
-    ``val`` is kept; ``test`` is looked at once, at the end.
+    ``val`` is kept; ``test`` is looked at when a call ends.
     """
     recipe = read_recipe(name)
     data = load_images(recipe["data"], recipe["image_size"], recipe["seed"])
@@ -116,9 +116,9 @@ def write_index(folder: Path = WEIGHTS_DIR) -> None:
         "# Shipped weights",
         "",
         "Written by `python -m yolo_slim_lessons.recipes NAME`, which makes any of these files again.",
-        "Trained on Fashion-MNIST's training images less the 5,000 of `val`; the epoch was chosen on `val`, and the",
-        "10,000 test images were looked at when training had ended. The files are FP16; top-1 is what they reach as",
-        "stored. Settings are in `yolo_slim_lessons/recipes/NAME.yaml`, every epoch is in `NAME-log.csv`.",
+        "Trained on Fashion-MNIST's training images less the 5,000 of `val`. The epoch was chosen on `val`; the 10,000",
+        "test images were looked at when a stage had ended, and chose none. The files are FP16; top-1 is what they",
+        "reach as stored. Settings are in `yolo_slim_lessons/recipes/NAME.yaml`, every epoch is in `NAME-log.csv`.",
         "Licence: AGPL-3.0, as Ultralytics' code.",
         "",
         "| file | architecture | epochs (kept) | seed | minutes | top-1 on val | top-1 on test |",
