@@ -168,19 +168,19 @@ def test_soft_rounding_starts_at_the_weight_and_ends_on_the_grid(symmetric):
 
 
 def test_the_seed_decides_how_weights_are_rounded():
-    model = nn.Sequential(
-        convolution(*torch.randn(8, 16).tolist()), nn.ReLU(), convolution(*torch.randn(4, 8).tolist())
-    )
+    random = torch.Generator().manual_seed(0)
+    first_rows, second_rows = torch.randn(8, 16, generator=random), torch.randn(4, 8, generator=random)
+    model = nn.Sequential(convolution(*first_rows.tolist()), nn.ReLU(), convolution(*second_rows.tolist()))
     nearest = quantize_integer(model, 3)
-    images = torch.rand(64, 16, 2, 2)
-    first, again, other = (
+    images = torch.rand(64, 16, 2, 2, generator=random)
+    first, again, *others = (
         slim.learn_rounding(
             nearest, model, images, steps=60, batch_size=4, learning_rate=0.03, seed=seed, progress=False
         )
-        for seed in (0, 0, 1)
+        for seed in (0, 0, 1, 2, 3, 4, 5, 6)
     )
     assert same(first, again)
-    assert not same(first, other)
+    assert not all(same(first, other) for other in others)  # a single one may well agree
 
 
 @pytest.mark.parametrize(("bits", "activation_bits"), [(3, None), (4, 8), ({"model.7.conv": 2}, None)])
