@@ -5,6 +5,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -67,10 +69,22 @@ def test_lab_starts_without_a_screen_and_prints_its_address(tmp_path):
             address = next(
                 filter(None, (re.search(r"http://\S+00-start-here\.ipynb\?token=\w+", line) for line in server.stdout))
             )
-            with urllib.request.urlopen(address[0].replace("localhost", "127.0.0.1"), timeout=30) as page:
-                assert "JupyterLab" in page.read().decode()
+            assert "JupyterLab" in _page(address[0].replace("localhost", "127.0.0.1"))
         finally:
             os.killpg(server.pid, signal.SIGTERM)
+
+
+def _page(address: str, seconds: float = 60) -> str:
+    """What ``address`` shows; the server prints it a moment before it listens."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=30) as page:
+                return page.read().decode()
+        except urllib.error.URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def test_conda_lists_no_dependency_of_its_own():
