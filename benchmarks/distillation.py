@@ -43,10 +43,10 @@ class Settings:
     seeds: int = 3
     versions: int = 8  # of each image, that the teacher is asked about
     labelled: int = 10_000
-    epochs: int = 30
+    epochs: int = 20
     few_labelled: int = 1_000
     unlabelled: int = 20_000
-    few_epochs: int = 16
+    few_epochs: int = 10
 
 
 def run(settings: Settings, file: Path = RESULTS) -> list[dict]:

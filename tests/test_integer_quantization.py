@@ -367,6 +367,8 @@ def test_wrong_models_are_refused(nano, w8a8, calibration):
     for quantized in (w8a8, slim.quantize_integer(nano, {"model.9.linear": 4})):
         with pytest.raises(ValueError, match="model is quantized already"):
             slim.quantize_integer(quantized, 8)
+    with pytest.raises(ValueError, match="model is quantized already, to e4m3"):
+        slim.quantize_integer(slim.quantize_float(nano, "fp8_e4m3"), 8)
     for value in (float("nan"), float("inf")):
         broken = copy.deepcopy(nano)
         broken.model[3].conv.weight.data[0, 0, 0, 0] = value

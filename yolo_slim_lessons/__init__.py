@@ -5,6 +5,7 @@ import yolo_slim_lessons.models  # noqa: F401
 from yolo_slim_lessons.calibration import Histogram, choose_grid, observe_inputs
 from yolo_slim_lessons.channel_pruning import ChannelGroup, channel_groups, prune_channels, reestimate_batchnorm
 from yolo_slim_lessons.data import ImageData, Split, load_images, write_image_folder
+from yolo_slim_lessons.deployment import export_onnx, onnx_session
 from yolo_slim_lessons.distillation import (
     TeacherCache,
     attention_loss,
@@ -107,6 +108,7 @@ __all__ = [
     "distill",
     "entropy_bits",
     "evaluate",
+    "export_onnx",
     "fit",
     "float_format",
     "fold_batchnorm",
@@ -126,6 +128,7 @@ __all__ = [
     "measure",
     "new_model",
     "observe_inputs",
+    "onnx_session",
     "packed_sizes",
     "predict",
     "prune_channels",

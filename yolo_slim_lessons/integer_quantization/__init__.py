@@ -179,6 +179,12 @@ def _check_arguments(model, activation_bits, calibration, granularity, ranges, w
                 f"activation_bits={activation_bits!r} needs calibration=: some hundred training images, "
                 "such as data.train.take(512), to find the activations' ranges with"
             )
+    rounded = getattr(model, "float_quantization", None)
+    if rounded:
+        raise ValueError(
+            f"model is quantized already, to {rounded['format']}: quantize the float model it came from "
+            "(if you trained it since: del model.float_quantization)"
+        )
     for name, layer in weight_layers(model):
         if isinstance(layer, QuantizedLayer):
             raise ValueError(f"model is quantized already ({name}): quantize the float model it came from")

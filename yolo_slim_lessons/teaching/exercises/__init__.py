@@ -5,3 +5,6 @@ from yolo_slim_lessons.teaching.exercises.lesson01 import *  # noqa: F403
 from yolo_slim_lessons.teaching.exercises.lesson02 import *  # noqa: F403
 from yolo_slim_lessons.teaching.exercises.lesson03 import *  # noqa: F403
 from yolo_slim_lessons.teaching.exercises.lesson04 import *  # noqa: F403
+from yolo_slim_lessons.teaching.exercises.lesson05 import *  # noqa: F403
+from yolo_slim_lessons.teaching.exercises.lesson06 import *  # noqa: F403
+from yolo_slim_lessons.teaching.exercises.lesson07 import *  # noqa: F403
