@@ -46,7 +46,7 @@ class Settings:
     epochs: int = 20
     few_labelled: int = 1_000
     unlabelled: int = 20_000
-    few_epochs: int = 10
+    few_epochs: int = 5
 
 
 def run(settings: Settings, file: Path = RESULTS) -> list[dict]:

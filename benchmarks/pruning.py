@@ -4,9 +4,8 @@
 
 Torch-Pruning's magnitude pruner (Fang et al., 2023, with its defaults) and ``slim.prune_channels`` both cut nano to
 70, 50 and 30 % of its MACs; ours is given the MACs that Torch-Pruning arrived at. Channel counts are multiples of 8;
-where Torch-Pruning's one ratio for all layers then cannot come near the budget, it may keep any number of channels.
-``spared`` gives each layer its own rate: early blocks, which have few channels, lose less (a choice made on ``val``).
-All are then fine-tuned alike, with three seeds. Then the way back at 50 %: at most ten minutes of distillation from
+where Torch-Pruning's one ratio for all layers then cannot come near the budget, both may keep any number of channels.
+Both are then fine-tuned alike, with three seeds. Then the way back at 50 %: at most ten minutes of distillation from
 nano, and the time of a batch in PyTorch and in ONNX Runtime. Every finished training is kept in
 ``results/pruning.json``; a second call goes on from there. The table is ``results/pruning.md``.
 """
@@ -31,7 +30,6 @@ SEEDS = (0, 1, 2)
 EPOCHS, IMAGES = 3, 20_000
 RECOVERY_EPOCHS = 8
 BATCH = 64
-SPARED = ((2, 0.3), (4, 0.8), (9, 1.0))  # up to which block, and its share of the rate of late blocks
 
 
 class TwoConvC2f(nn.Module):
@@ -102,21 +100,6 @@ def torch_pruning_rounded(
     return best.requires_grad_(False).eval()
 
 
-def spared(model: nn.Module, target_macs: float) -> nn.Module:
-    """The largest model within the target in which the rates of early, middle and late blocks are as in ``SPARED``."""
-    names = [part.layer for group in slim.channel_groups(model) if group.prunable for part in group.producers]
-    relative = {name: next(rate for last, rate in SPARED if int(name.split(".")[1]) <= last) for name in names}
-    lowest, highest = 0.0, 0.99
-    for _ in range(12):
-        rate = (lowest + highest) / 2
-        pruned = slim.prune_channels(model, {name: rate * share for name, share in relative.items()})
-        if slim.count_macs(pruned) <= target_macs * slim.count_macs(model):
-            highest, best = rate, pruned
-        else:
-            lowest = rate
-    return best
-
-
 def torch_pruning_as_it_is(model: nn.Module) -> str:
     """What Torch-Pruning says of Ultralytics' own C2f."""
     try:
@@ -155,13 +138,8 @@ def main() -> None:
     for budget in BUDGETS:
         peer, multiple = torch_pruning(nano, budget)
         share = slim.count_macs(peer) / whole
-        ours = slim.prune_channels(nano, target_macs=share)
-        contenders = (
-            ("Torch-Pruning", peer, multiple),
-            ("slim.prune_channels", ours, 8),
-            ("slim.prune_channels, early blocks spared", spared(nano, share), 8),
-        )
-        for name, pruned, round_to in contenders:
+        ours = slim.prune_channels(nano, target_macs=share, round_to=multiple)
+        for name, pruned in (("Torch-Pruning", peer), ("slim.prune_channels", ours)):
             top1 = []
             for seed in SEEDS:
 
@@ -172,7 +150,7 @@ def main() -> None:
             before = results.get(f"{name}, {budget}, before", lambda: slim.evaluate(pruned, data.test).top1)  # noqa: B023
             macs = slim.count_macs(pruned) / whole
             spread = np.std(top1, ddof=1)
-            rows.append((budget, name, round_to, macs, slim.count_parameters(pruned), before, np.mean(top1), spread))
+            rows.append((budget, name, multiple, macs, slim.count_parameters(pruned), before, np.mean(top1), spread))
 
     halves = {multiple: slim.prune_channels(nano, target_macs=0.5, round_to=multiple) for multiple in (8, 16)}
 
