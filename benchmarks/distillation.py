@@ -28,6 +28,7 @@ from scipy import stats
 import yolo_slim_lessons as slim
 
 RESULTS = Path(__file__).parent / "results" / "distillation.json"
+PROGRESS_IMAGES = 500  # of val, for the progress bar; nothing is chosen by them
 ARMS = {"labels only": 0.0, "teacher only": 1.0, "both": 0.9}
 
 
@@ -61,6 +62,7 @@ def run(settings: Settings, file: Path = RESULTS) -> list[dict]:
         raise ValueError(f"{file} holds results of other settings, {stored}: move it away, or use another file")
     results.get("machine", machine)
     data = slim.load_images("fashion-mnist", settings.image_size)
+    data = data.take(len(data.train), PROGRESS_IMAGES)
     few = data.take(settings.few_labelled + settings.unlabelled)
     experiments = {
         f"{settings.labelled:,} labels": (data.take(settings.labelled), settings.epochs),

@@ -122,11 +122,6 @@ def time_batch(nano, pruned) -> dict:
     return {"nano": paired.first.median, "pruned": paired.second.median, "ratio": paired.ratio, "spread": paired.spread}
 
 
-def ratio_text(times: dict) -> str:
-    low, high = times["spread"]
-    return f"{times['ratio']:.2f} ({low:.2f} to {high:.2f}; {times['pruned']:.1f} ms, nano {times['nano']:.1f} ms)"
-
-
 def main() -> None:
     data, nano = slim.load_images("fashion-mnist"), slim.load_model("nano")
     results = Results(Path(__file__).parent / "results" / "pruning.json")
@@ -160,19 +155,20 @@ def main() -> None:
             half, nano, data, temperature=4.0, alpha=0.9, epochs=RECOVERY_EPOCHS, mixup=0.2, bfloat16=True
         )
         minutes = (time.perf_counter() - started) / 60
-        return {"minutes": minutes, "top1": slim.evaluate(model, data.test).top1}
+        return {"minutes": minutes, "threads": torch.get_num_threads(), "top1": slim.evaluate(model, data.test).top1}
 
-    ways_back = []
-    for multiple, half in halves.items():
-        recovered = results.get(f"recovery at 50 %, multiples of {multiple}", lambda half=half: recover(half))
-        times = {
-            runtime: results.get(
-                f"batch of {BATCH}, multiples of {multiple}, {runtime}",
-                lambda half=half, as_callable=as_callable: time_batch(as_callable(nano), as_callable(half)),
-            )
-            for runtime, as_callable in (("PyTorch", lambda model: model), ("ONNX Runtime", in_onnx_runtime))
-        }
-        ways_back.append((multiple, slim.count_macs(half) / whole, recovered, times))
+    recovered = {
+        multiple: results.get(f"recovery at 50 %, multiples of {multiple}", lambda half=half: recover(half))
+        for multiple, half in halves.items()
+    }
+    times = {
+        (multiple, runtime): results.get(
+            f"batch of {BATCH}, multiples of {multiple}, {runtime}",
+            lambda half=half, as_callable=as_callable: time_batch(as_callable(nano), as_callable(half)),
+        )
+        for multiple, half in halves.items()
+        for runtime, as_callable in (("PyTorch", lambda model: model), ("ONNX Runtime", in_onnx_runtime))
+    }
 
     lines = [
         "# Channel pruning",
@@ -193,15 +189,25 @@ def main() -> None:
         f"Torch-Pruning {tp.__version__} with Ultralytics' own C2f: `{original}`. For this table C2f's first "
         "convolution was replaced by two.",
         "",
-        f"At 50 % of the MACs, {RECOVERY_EPOCHS} epochs of distillation from nano. Times are of a batch of {BATCH}, in "
-        "turns with nano's: the share of nano's time (middle half of the rounds).",
+        f"At 50 % of the MACs, the way back: {RECOVERY_EPOCHS} epochs of distillation from nano.",
         "",
-        "| channels in multiples of | MACs left | top-1 | points | minutes | PyTorch | ONNX Runtime |",
-        "|---|---|---|---|---|---|---|",
+        "| channels in multiples of | MACs left | top-1 | points | minutes | threads |",
+        "|---|---|---|---|---|---|",
         *(
-            f"| {multiple} | {macs:.1%} | {recovered['top1']:.2%} | {100 * (recovered['top1'] - baseline):+.2f} "
-            f"| {recovered['minutes']:.1f} | {' | '.join(map(ratio_text, times.values()))} |"
-            for multiple, macs, recovered, times in ways_back
+            f"| {multiple} | {slim.count_macs(halves[multiple]) / whole:.1%} | {back['top1']:.2%} "
+            f"| {100 * (back['top1'] - baseline):+.2f} | {back['minutes']:.1f} | {back['threads']} |"
+            for multiple, back in recovered.items()
+        ),
+        "",
+        f"Milliseconds of a batch of {BATCH}, in turns with nano; the ratio is the median over the rounds, with the "
+        "middle half of them.",
+        "",
+        "| channels in multiples of | run by | nano | pruned | ratio |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {multiple} | {runtime} | {measured['nano']:.1f} | {measured['pruned']:.1f} "
+            f"| {measured['ratio']:.2f} ({measured['spread'][0]:.2f} to {measured['spread'][1]:.2f}) |"
+            for (multiple, runtime), measured in times.items()
         ),
     ]
     results.write_table("\n".join(lines) + "\n")
