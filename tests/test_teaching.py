@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.teaching import plots, widgets
+from yolo_slim_lessons.teaching import exercises, plots, widgets
 from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check
 from yolo_slim_lessons.teaching.widgets import explore
 
@@ -190,3 +190,11 @@ def test_an_answer_of_the_wrong_kind_is_feedback_and_no_traceback():
 def test_a_check_keeps_its_name_and_text():
     assert check_half.__name__ == "check_half"
     assert check_half.__doc__ == "A check as the lessons have them."
+
+
+@pytest.mark.parametrize("name", sorted(name for name in vars(exercises) if name.startswith("check_")))
+@pytest.mark.parametrize("nonsense", [object(), [1, 2], float("nan")], ids=["object", "list", "nan"])
+def test_no_answer_and_nonsense_get_feedback_and_no_traceback(name, nonsense):
+    check_answer = getattr(exercises, name)
+    assert "not tried" in check_answer(...).message
+    assert not check_answer(nonsense).right
