@@ -4,12 +4,18 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
 # Ultralytics writes its settings when it is imported: here, into a folder that goes when the tests end.
 _settings = tempfile.TemporaryDirectory(prefix="ultralytics-settings-", ignore_cleanup_errors=True)
 os.environ["YOLO_CONFIG_DIR"] = _settings.name
+# Exercises that tests and their kernels solve are no progress of whoever runs the tests.
+os.environ["YOLO_SLIM_PROGRESS"] = os.path.join(_settings.name, "progress.json")
+# Every Python that tests start, and so the kernel of every lesson, ends if it asks the network for anything.
+_paths = [str(Path(__file__).with_name("no_network")), os.environ.get("PYTHONPATH")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
 
 import yolo_slim_lessons as slim  # noqa: E402
 
@@ -33,7 +39,8 @@ def run_python(tmp_path):
         folder.mkdir(exist_ok=True)
         # What the import of the package set here is no part of a fresh Python.
         clean = {name: value for name, value in os.environ.items() if not name.startswith("YOLO_")}
-        clean |= {"YOLO_CONFIG_DIR": str(folder), "PYTHONIOENCODING": "utf-8"} | (environment or {})
+        clean |= {"YOLO_CONFIG_DIR": str(folder), "YOLO_SLIM_PROGRESS": "", "PYTHONIOENCODING": "utf-8"}
+        clean |= environment or {}
         done = subprocess.run(
             [sys.executable, "-c", code, *map(str, arguments)],
             cwd=folder,

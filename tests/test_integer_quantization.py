@@ -13,6 +13,7 @@ from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.data import as_floats
 from yolo_slim_lessons.integer_quantization.execution import accumulate, divide, fixed_point_multiplier
 from yolo_slim_lessons.integer_quantization.layers import QuantizedActivation, QuantizedBottleneck
 from yolo_slim_lessons.models import logits
@@ -49,7 +50,8 @@ def test_grid_rounds_like_numpy_and_snaps_to_what_it_stores(numbers, low, high, 
     )
     x = torch.tensor(numbers)
     scale, zero = grid.scale.numpy(), grid.zero_point.numpy()
-    expected = np.clip(np.round(x.numpy() / scale) + zero, grid.lowest, grid.highest)
+    with np.errstate(over="ignore"):  # infinity is clipped like any large number
+        expected = np.clip(np.round(x.numpy() / scale) + zero, grid.lowest, grid.highest)
     np.testing.assert_array_equal(grid.quantize(x).numpy(), expected)
     # exactly, in float64, too: nothing is rounded when integers become floats
     exact = (expected - zero).astype(np.float64) * float(scale)
@@ -382,3 +384,19 @@ def test_wrong_models_are_refused(nano, w8a8, calibration):
     with pytest.raises(TypeError, match=r"is a C3k2: activations are quantized in yolov8-cls models only"):
         slim.quantize_integer(other, 8, 8, calibration)
     assert slim.quantize_integer(other, 8) is not other
+
+
+def test_dequantized_layers_are_ordinary_and_answer_the_same(nano, data, tmp_path):
+    quantized = slim.quantize_integer(nano, {"model.0.conv": 3, "model.9.linear": 4})
+    plain = slim.dequantize(quantized)
+    assert {type(layer) for _, layer in slim.weight_layers(plain)} == {nn.Conv2d, nn.Linear}
+    assert type(quantized.model[0].conv) is slim.QuantizedConv2d
+    images = as_floats(data.val.images[:4])
+    assert torch.equal(logits(plain, images), logits(quantized, images))
+    reloaded = slim.load_model(slim.save_model(plain, tmp_path / "plain.pt"))
+    torch.testing.assert_close(logits(reloaded, images), logits(quantized, images), rtol=0, atol=1e-4)
+
+
+def test_quantized_activations_are_not_for_ordinary_layers(w8a8):
+    with pytest.raises(ValueError, match=r"model has quantized activations \(model\.0\.act\)"):
+        slim.dequantize(w8a8)

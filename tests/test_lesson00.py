@@ -48,7 +48,7 @@ def test_surest_mistake(on_test):
         (1000, "from 0 to 999"),
         (-1, "from 0 to 999"),
         (2.5, "whole number"),
-        ("shirt", "could not be checked"),
+        ("shirt", "not a number"),
         (..., "not tried"),
     ):
         feedback = exercises.check_surest_mistake(answer)
@@ -63,7 +63,7 @@ def test_threshold(on_val, on_test):
         (100 * chosen, f"is written {chosen:g}"),
         (0, "98% are asked for"),
         (on_val[0].max().item(), "lower threshold"),
-        ("high", "could not be checked"),
+        ("high", "not a number"),
         (..., "not tried"),
     ):
         feedback = exercises.check_threshold(answer)
@@ -81,3 +81,14 @@ def test_threshold_that_no_image_reaches(monkeypatch, data, on_val):
     feedback = exercises.check_threshold(0.95)
     assert not feedback.right
     assert "no image of val" in feedback.message
+
+
+def test_threshold_between_two_whole_percents(on_val):
+    confidence, right = on_val
+    chosen = lowest_threshold(*on_val)
+    between = [chosen - tenth / 1000 for tenth in range(1, 10)]
+    enough = [threshold for threshold in between if right[confidence >= threshold].float().mean() >= 0.98]
+    for threshold in enough:  # no lower whole percent is enough, so the feedback must not say so
+        feedback = exercises.check_threshold(threshold)
+        assert not feedback.right
+        assert "asked is a threshold in whole percents" in feedback.message

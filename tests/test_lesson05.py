@@ -120,7 +120,7 @@ def in_place(weight, bits):
         (in_place, "changed the weight"),
         (lambda w, b: quantize(w * torch.ones(4, 3), b), "ends in"),
         (lambda w, b: quantize(w.flatten(1), b), "weight[i]"),
-        (0.5, "could not be checked"),
+        (0.5, "expected a function"),
         (..., "not tried"),
     ],
 )
@@ -153,7 +153,7 @@ def test_layer_bytes_are_those_of_a_real_layer():
         (295680, "float32"),
         (5, "count the weights"),
         ("37632", "not a number"),
-        ([], "could not be checked"),
+        ([], "not a number"),
         (None, "not tried"),
     ],
 )

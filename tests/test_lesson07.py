@@ -110,6 +110,11 @@ def test_the_soft_target_loss_may_be_written_in_several_ways(answer):
         (lambda s, t, tau: -(tau**2) * (p(t, tau) * log_p(s, tau)).sum(1).mean(), "the same gradient, but not 0"),
         (lambda s, t, tau: tau**2 * kl(log_p(s.T, tau).T, p(t.T, tau).T), "runs over the images"),
         (lambda s, t, tau: 16 * kl(log_p(s, 4), p(t, 4)), "wrong at 2"),
+        (lambda s, t, tau: tau**2 * kl(log_p(s, tau), p(t, tau), log_target=True), "wants log-probabilities"),
+        (lambda s, t, tau: -slim.soft_target_loss(s, t, tau), "the sign is turned round"),
+        (lambda s, t, tau: slim.soft_target_loss(s, t.div_(tau) * tau, tau), "changed the teacher's logits"),
+        (lambda s, t, tau: slim.soft_target_loss(s.detach(), t.requires_grad_(), tau), "no gradient reaches"),
+        (lambda s, t, tau: None, "returns nothing"),
         (lambda s, t, tau: slim.soft_target_loss(s, t, tau) + 1, "worked out by hand"),
         (lambda s, t, tau: slim.soft_target_loss(s, t, tau).item(), "cut off the gradient"),
         (lambda s, t, tau: slim.soft_target_loss(s.detach(), t, tau), "no gradient reaches"),
@@ -133,6 +138,9 @@ def partly_labelled(scores, labels, answers, temperature, alpha):
 
 def test_the_loss_of_partly_labelled_batches_is_right():
     assert exercises.check_partly_labelled_loss(partly_labelled).right
+    assert exercises.check_partly_labelled_loss(
+        with_hard(lambda s, y: F.cross_entropy(s, y, ignore_index=-1).nan_to_num())
+    ).right
 
 
 def with_hard(hard):
@@ -157,6 +165,38 @@ def with_hard(hard):
             "answers for all images",
         ),
         (lambda s, y, t, tau, alpha: alpha * slim.soft_target_loss(s, t, tau), "where are the labels"),
+        (lambda s, y, t, tau, alpha: (1 - alpha) * known_label_loss(s, y), "where is the teacher"),
+        (lambda s, y, t, tau, alpha: known_label_loss(s, y), "where is the teacher"),
+        (with_hard(lambda s, y: F.cross_entropy(s, y, ignore_index=-1, reduction="sum")), "this one is their sum"),
+        (with_hard(lambda s, y: F.cross_entropy(s, y.clamp(min=0))), "taken for class 0"),
+        (with_hard(lambda s, y: F.cross_entropy(s[y > 0], y[y > 0])), "0 is a class, too"),
+        (
+            lambda s, y, t, tau, alpha: (
+                alpha * slim.soft_target_loss(s, t, tau) + (1 - alpha) * known_label_loss(s / tau, y)
+            ),
+            "takes the logits as they are",
+        ),
+        (
+            lambda s, y, t, tau, alpha: (
+                alpha * slim.soft_target_loss(s[y < 0], t[y < 0], tau) + (1 - alpha) * known_label_loss(s, y)
+            ),
+            "those with a label as well",
+        ),
+        (lambda s, y, t, tau, alpha: partly_labelled(s, y, t, 4.0, alpha), "use the arguments"),
+        (lambda s, y, t, tau, alpha: partly_labelled(s, y, t, tau, 0.8), "use the arguments"),
+        (
+            lambda s, y, t, tau, alpha: partly_labelled(s, y, t, tau, alpha) if (y >= 0).any() else None,
+            "it returns nothing",
+        ),
+        (
+            lambda s, y, t, tau, alpha: (
+                partly_labelled(s, y, t, tau, alpha)
+                if (y >= 0).any()
+                else alpha * slim.soft_target_loss(s, t, tau).item()
+            ),
+            "for a batch without any label: it returned a float",
+        ),
+        (lambda s, t, y, tau, alpha: partly_labelled(s, y, t, tau, alpha), "could not be checked"),
         (lambda s, y, t, tau, alpha: partly_labelled(s, y, t, tau, alpha / tau**2), "worked out by hand"),
         (
             lambda s, y, t, tau, alpha: alpha * kl(log_p(s, tau), p(t, tau)) + (1 - alpha) * known_label_loss(s, y),

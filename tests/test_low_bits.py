@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ml_dtypes import bfloat16
 from scipy.special import log_softmax
 from torch import nn
 
@@ -28,7 +29,7 @@ from yolo_slim_lessons.integer_quantization import (
 )
 from yolo_slim_lessons.low_bits.pairs import float_original
 from yolo_slim_lessons.low_bits.rounding import SoftRounding
-from yolo_slim_lessons.low_bits.straight_through import LearnedGrid, finished, trainable
+from yolo_slim_lessons.low_bits.straight_through import LearnedGrid, PricedBits, finished, trainable
 from yolo_slim_lessons.models import copy_model, logits
 
 
@@ -469,3 +470,86 @@ def test_training_starts_from_a_float_classifier(nano, few):
 def test_sensitivity_needs_bits(nano, few, bits, words):
     with pytest.raises(ValueError, match=words):
         slim.bit_sensitivity(nano, few.val, bits)
+
+
+# short biases
+
+
+@pytest.mark.parametrize(("format", "dtype"), [("bf16", bfloat16), ("fp16", np.float16)])
+def test_biases_are_rounded_as_numpy_does(nano, format, dtype):
+    quantized = quantize_integer(nano, 3)
+    before = {name: tensor.clone() for name, tensor in quantized.state_dict().items()}
+    rounded = quantized_layers(slim.round_biases(quantized, format))
+    assert all(tensor.equal(before[name]) for name, tensor in quantized.state_dict().items())
+    for name, layer in quantized_layers(quantized).items():
+        expected = layer.bias.detach().numpy().astype(dtype).astype(np.float32)
+        assert rounded[name].bias.numpy().tolist() == expected.tolist()
+        assert rounded[name].integers.equal(layer.integers)
+
+
+def test_short_biases_take_half_the_bytes(nano):
+    quantized = quantize_integer(nano, 3)
+    count = sum(layer.bias.numel() for layer in quantized_layers(quantized).values())
+    saved = slim.packed_sizes(quantized).file - slim.packed_sizes(slim.round_biases(quantized)).file
+    assert saved > 1.8 * count  # two bytes each, and entropy coding on both sides
+
+
+def test_biases_that_are_integers_stay(nano, calibration):
+    quantized = quantize_integer(nano, 8, 8, calibration)
+    assert same(slim.round_biases(quantized), quantized)
+
+
+def test_biases_without_a_layer_of_their_own_are_refused(nano):
+    with pytest.raises(ValueError, match="model has BatchNorm, whose shifts are its biases: fold it first"):
+        slim.round_biases(nano)
+    with pytest.raises(TypeError, match="model is a Linear: expected a classifier"):
+        slim.round_biases(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="'fp9'"):
+        slim.round_biases(quantize_integer(nano, 8), "fp9")
+
+
+# a price for bits
+
+
+@pytest.mark.parametrize("shape", [(), (4, 1)])
+def test_the_price_of_bits_has_the_gradient_of_its_formula(shape):
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 5, generator=random, dtype=torch.float64, requires_grad=True)
+    scale = torch.rand(shape, generator=random, dtype=torch.float64).add(0.1).requires_grad_()
+    pull = torch.randn(4, 5, generator=random, dtype=torch.float64)
+    cost = (pull * weight).sum() + 0.3 * torch.log2(1 + weight.abs() / scale).sum()
+    expected = torch.autograd.grad(cost, (weight, scale))
+    passed = PricedBits.apply(weight, scale, 0.3)
+    assert passed.equal(weight)
+    for found, by_formula in zip(torch.autograd.grad(passed, (weight, scale), pull), expected, strict=True):
+        torch.testing.assert_close(found, by_formula)
+
+
+def test_a_price_pulls_weights_to_zero_and_widens_scales():
+    base = IntegerGrid.from_range(torch.tensor(-4.0), torch.tensor(3.0), bits=3)  # scale 1
+    gradients = []
+    for price in (0.0, 0.5):
+        grid, x = LearnedGrid(base, price), torch.tensor([-2.2, 0.0, 1.4], requires_grad=True)
+        grid(x).sum().backward()
+        gradients.append((x.grad, grid.log2_scale.grad))
+    (free, free_scale), (priced, priced_scale) = gradients
+    by_hand = [-0.5 / (3.2 * math.log(2)), 0, 0.5 / (2.4 * math.log(2))]  # d log2(1 + |x|) / dx, times the price
+    assert (priced - free).tolist() == pytest.approx(by_hand)
+    # d log2(1 + |x| / s) / d log2(s) at s = 1
+    assert (priced_scale - free_scale).item() == pytest.approx(-0.5 * (2.2 / 3.2 + 1.4 / 2.4), rel=1e-5)
+
+
+def test_a_higher_price_makes_a_smaller_file(nano, few):
+    files, zeros = [], []
+    for price in (0.0, 1e-5, 1e-4):
+        trained = train(nano, few, 4, learning_rate=5e-3, bit_price=price)
+        files.append(slim.packed_sizes(slim.round_biases(trained)).file)
+        zeros.append(sum((layer.integers == 0).sum().item() for layer in quantized_layers(trained).values()))
+    assert files[0] > 1.02 * files[1] > 1.02**2 * files[2]
+    assert zeros[0] < zeros[1] < zeros[2]
+
+
+@pytest.mark.parametrize("price", [-1e-7, float("nan"), math.inf, True, "1e-7"])
+def test_prices_are_numbers_from_0(nano, few, price):
+    with pytest.raises(ValueError, match=f"bit_price={price!r}: expected 0 or more, such as 1e-7"):
+        train(nano, few, 4, bit_price=price)

@@ -1,8 +1,10 @@
 """What is saved is what was there, opens in plain Ultralytics and means the same to it; the rest is refused by name."""
 
+import io
 import json
 import logging
 import os
+import pickle
 import shutil
 
 import numpy as np
@@ -294,7 +296,7 @@ def test_ultralytics_val_and_evaluate_agree(nano, tmp_path, pixels):
 
 
 def test_a_wrong_name_lists_the_right_ones():
-    with pytest.raises(FileNotFoundError, match=r"source='nan0': .*shipped models are \['nano'.*git checkout"):
+    with pytest.raises(FileNotFoundError, match=r"source='nan0': .*shipped models are \[.*'nano'.*git checkout"):
         slim.load_model("nan0")
 
 
@@ -315,17 +317,95 @@ def test_a_detector_is_refused(tmp_path):
         slim.load_model(tmp_path / "detector.pt")
 
 
-@pytest.mark.parametrize("contents", ["nothing", "text", "half a checkpoint", "weights alone"])
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path, contents):
+@pytest.mark.parametrize("task", ["-seg", "-pose", "-obb"])
+def test_models_of_other_tasks_are_refused(tmp_path, task):
+    YOLO(f"yolov8n{task}.yaml").save(tmp_path / "other.pt")
+    with pytest.raises(TypeError, match=r"other\.pt holds a \w+Model, not an image classifier: use a -cls model"):
+        slim.load_model(tmp_path / "other.pt")
+
+
+def test_networks_of_other_makers_are_refused(tmp_path):
+    torch.save({"model": nn.Sequential(nn.Linear(2, 2))}, tmp_path / "other.pt")
+    with pytest.raises(TypeError, match=r"other\.pt holds a Sequential, not an image classifier"):
+        slim.load_model(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("architecture", ["yolo11n-cls.yaml", "yolov8n-cls-resnet50.yaml"])
+def test_classifiers_of_other_families_work(tmp_path, architecture):
+    model = slim.new_model(architecture, ("ant", "bee"), image_size=32)
+    torch.save({"model": model, "train_args": {"imgsz": 32}}, tmp_path / "theirs.pt")
+    loaded = slim.load_model(tmp_path / "theirs.pt")
+    assert_same_weights(loaded, model)
+    assert_same_weights(slim.load_model(slim.save_model(loaded, tmp_path / "ours.pt")), model)
+    assert slim.prune_weights(loaded, 0.5).names == {0: "ant", 1: "bee"}
+    assert slim.count_macs(loaded) > 0
+
+
+def test_no_name_leads_to_the_network_or_away_from_the_file(nano, tmp_path, run_python):
+    names = ["it's mine.pt", "yolov5n.pt", "yolov8n-cls.pt", " 模型 ü.PT"]
+    for name in names:
+        shutil.copy(WEIGHTS_DIR / "nano.pt", tmp_path / name)
+        assert_same_weights(slim.load_model(tmp_path / name), nano)
+        (tmp_path / name).write_bytes(b"cut short")  # Ultralytics would get some of these again by itself
+    answer = run_python(
+        """
+import os, sys
+attempts = []
+sys.addaudithook(lambda event, _: attempts.append(event) if event in ("socket.connect", "socket.getaddrinfo") else None)
+import yolo_slim_lessons as slim
+os.chdir(sys.argv[1])
+for name in sys.argv[2:]:
+    try:
+        slim.load_model(name)
+    except ValueError as error:
+        assert "is not a readable Ultralytics checkpoint" in str(error), error
+print(attempts)
+""",
+        tmp_path,
+        *names,
+    )
+    assert answer.strip() == "[]"
+    assert all((tmp_path / name).read_bytes() == b"cut short" for name in names)
+
+
+def as_bytes(contents):
+    stream = io.BytesIO()
+    torch.save(contents, stream)
+    return stream.getvalue()
+
+
+WHOLE = (WEIGHTS_DIR / "nano.pt").read_bytes()
+NO_CHECKPOINTS = {
+    "nothing": (b"", "it is empty"),
+    "text": (b"hello", "damaged, cut short, of another program or another kind of file. Get it again"),
+    "half a checkpoint": (WHOLE[: len(WHOLE) // 2], "damaged, cut short"),
+    "a web page": (b"\n<!DOCTYPE html><html><body>Not found</body></html>", "it is a web page"),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "a pickle": (pickle.dumps({"epoch": 3}), "damaged, cut short, of another program"),
+    "a list": (as_bytes([1, 2, 3]), "a list without a network"),
+    "a tensor": (as_bytes(torch.zeros(3)), "a Tensor without a network"),
+    "weights alone": (as_bytes({"weight": torch.zeros(3)}), "weights alone .a state_dict.. Save the whole model"),
+    "weights in a checkpoint": (as_bytes({"model": {"weight": torch.zeros(3)}}), "weights alone"),
+    "a packed file": (b"SLIM\x01", "slim.load_packed"),
+}
+
+
+@pytest.mark.parametrize("what", NO_CHECKPOINTS)
+def test_a_file_that_is_no_checkpoint_is_named_with_what_it_is(tmp_path, what):
     path = tmp_path / "mine.pt"
-    whole = (WEIGHTS_DIR / "nano.pt").read_bytes()
-    if contents == "weights alone":
-        torch.save({"weight": torch.zeros(3)}, path)
-    else:
-        path.write_bytes({"nothing": b"", "text": b"hello", "half a checkpoint": whole[: len(whole) // 2]}[contents])
-    with pytest.raises(ValueError, match=r"mine\.pt is not a readable Ultralytics checkpoint.*Get it again"):
+    contents, words = NO_CHECKPOINTS[what]
+    path.write_bytes(contents)
+    with pytest.raises(ValueError, match=rf"mine\.pt is not a readable Ultralytics checkpoint .*{words}"):
         slim.load_model(path)
-    assert path.is_file()
+    assert path.read_bytes() == contents
+
+
+def test_a_checkpoint_whose_name_ends_otherwise_says_so(nano, tmp_path):
+    shutil.copy(WEIGHTS_DIR / "nano.pt", tmp_path / "nano.pth")
+    with pytest.raises(ValueError, match=r"nano\.pth is .* expected a file whose name ends in \.pt, not in '\.pth'"):
+        slim.load_model(tmp_path / "nano.pth")
+    with pytest.raises(ValueError, match="slim.load_packed"):
+        slim.load_model(slim.save_packed(nano, tmp_path / "nano.slim"))
 
 
 def test_missing_shipped_weights_are_named_with_the_way_out(weights_copy):

@@ -5,9 +5,11 @@ import builtins
 import re
 from pathlib import Path
 
+import ipywidgets
 import nbclient
 import nbformat
 import pytest
+from needed_cells import cells_needed, top_level_names
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"))
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\n\n```python\n(.*?)\n```", re.DOTALL)
@@ -77,6 +79,16 @@ def test_has_the_parts_of_a_lesson(path):
         assert re.search(f"^## .*{part}", prose, re.MULTILINE), f"no section {part!r}"
 
 
+def test_headings_come_in_order(path):
+    """One title, and no level left out, so that a screen reader's list of headings is a table of contents."""
+    prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^(#+) ", re.sub(r"^```.*?^```", "", prose, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    levels = [len(marks) for marks in headings]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(below <= above + 1 for above, below in zip(levels, levels[1:], strict=False)), levels
+
+
 def exercises(notebook):
     """(code cells above the exercise, text of its folded solution) for every exercise."""
     above, found = [], []
@@ -85,34 +97,6 @@ def exercises(notebook):
             above.append(cell.source)
         found += [(above[:-1], solution) for solution in SOLUTION.findall(cell.source)]
     return found
-
-
-def names(source, context):
-    """Names that ``source`` reads (``ast.Load``) or makes (``ast.Store``)."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, context):
-            found.add(node.id)
-        if context is ast.Store and isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-        if context is ast.Store and isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found.add(node.name)
-    return found
-
-
-def names_from_elsewhere(source):
-    """Names that ``source`` reads and does not make itself."""
-    return names(source, ast.Load) - names(source, ast.Store) - set(dir(builtins))
-
-
-def cells_needed(above, solution):
-    """The cells above that make what the solution reads; to run the others too would only cost time."""
-    wanted, needed = names_from_elsewhere(solution), []
-    for source in reversed(above):
-        if names(source, ast.Store) & wanted:
-            needed.insert(0, source)
-            wanted |= names_from_elsewhere(source)
-    return needed
 
 
 def test_has_two_or_three_exercises_each_with_a_placeholder_that_is_not_yet_right(path):
@@ -125,12 +109,71 @@ def test_has_two_or_three_exercises_each_with_a_placeholder_that_is_not_yet_righ
 
 
 def test_folded_solutions_are_right(path):
-    for above, solution in exercises(read(path)):
+    found = exercises(read(path))
+    needed = [cell for above, solution in found for cell in cells_needed(above, solution)]
+    sources = [cell.source for cell in code_cells(read(path)) if cell.source in needed]
+    for _, solution in found:
         *lines, last = solution.splitlines()
-        sources = [
-            *cells_needed(above, solution),
-            "\n".join(lines),
-            f"feedback = {last}\nassert feedback.right, feedback",
-        ]
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-        nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}}).execute()
+        sources += ["\n".join(lines), f"feedback = {last}\nassert feedback.right, feedback"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}}).execute()
+
+
+def calls(source, *functions):
+    """Every call in ``source`` of a function that is written as one of ``functions``."""
+    found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [call for call in found if ast.unparse(call.func) in functions]
+
+
+def slider_cells(notebook):
+    return [cell for cell in code_cells(notebook) if calls(cell.source, "explore")]
+
+
+def test_every_control_has_a_label(path):
+    controls = [name for name in dir(ipywidgets) if name.endswith(("Slider", "Dropdown", "Text", "Box", "Buttons"))]
+    for cell in slider_cells(read(path)):
+        found = calls(cell.source, *(f"ipywidgets.{name}" for name in controls))
+        assert len(found) >= len(calls(cell.source, "explore")[0].keywords), cell.source
+        for call in found:
+            given = {keyword.arg: keyword.value for keyword in call.keywords}
+            assert len(getattr(given.get("description"), "value", "")) > 1, ast.unparse(call)
+
+
+def test_a_cell_may_run_twice_and_run_all_above_brings_a_restarted_kernel_anywhere(path):
+    """A cell reads what cells above have made, and does not change it: so any cell runs again, or after those above."""
+    made_above = set(dir(builtins))
+    for cell in code_cells(read(path)):
+        reads, makes, _ = top_level_names(cell.source)
+        assert reads <= made_above, f"{reads - made_above} is made by no cell above:\n{cell.source}"
+        assert not reads & makes, f"{reads & makes} would be something else at the second run:\n{cell.source}"
+        made_above |= makes
+
+
+def test_a_slider_still_means_the_same_when_all_cells_have_run(path):
+    """No cell below gives another meaning to a name that the slider's function looks up when it is moved."""
+    cells = code_cells(read(path))
+    for slider in slider_cells(read(path)):
+        place = next(number for number, cell in enumerate(cells) if cell.source == slider.source)
+        looked_up = names_looked_up_later([cell.source for cell in cells[: place + 1]])
+        for cell in cells[place + 1 :]:
+            changed = top_level_names(cell.source)[1] & looked_up
+            assert not changed, f"{changed}, which the slider uses, is remade by:\n{cell.source}"
+
+
+def names_looked_up_later(sources):
+    """Names that functions look up which the last of ``sources`` uses, or which these functions use."""
+    functions = {
+        node.name: ast.unparse(node)
+        for source in sources
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    reads, _, looked_up = top_level_names(sources[-1])
+    waiting = reads | looked_up
+    while waiting:
+        name = waiting.pop()
+        if name in functions:
+            new = top_level_names(functions.pop(name))[2] - looked_up
+            looked_up |= new
+            waiting |= new
+    return looked_up - set(dir(builtins))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
-from ultralytics.nn.modules import Bottleneck
+from ultralytics.nn.modules import Bottleneck, C2f
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.integer_quantization import quantize_integer
@@ -90,6 +90,10 @@ VARIANTS = {
     "W16 by tensor": lambda model, data: quantize_integer(model, 16, granularity="tensor", symmetric=False),
     "W8A8": lambda model, data: quantize_integer(model, 8, 8, data.val.take(20)),
     "mixed": lambda model, data: quantize_integer(model, {"model.0.conv": 8, "model.3.conv": 2}),
+    "ReLU": lambda model, data: slim.replace_activations(model, "relu"),
+    "fewer blocks, W4A8": lambda model, data: quantize_integer(
+        slim.remove_bottlenecks(slim.replace_activations(model), {"model.2": 0, "model.4": 1}), 4, 8, data.val.take(20)
+    ),
     "sparse W3": lambda model, data: quantize_integer(slim.prune_weights(model, 0.8), 3),
 }
 
@@ -432,7 +436,10 @@ HOSTILE = {
     "unknown architecture": (setting(S, "architecture", "yolov9e-cls"), "architecture=yolov9e-cls"),
     "a path for an architecture": (setting(S, "architecture", "../../etc/yolov8n-cls"), "architecture="),
     "a list for an architecture": (setting(S, "architecture", ["yolov8n-cls"]), "architecture="),
-    "a giant architecture": (setting(S, "architecture", "yolov8x-cls"), "channels"),
+    "an unknown activation": (setting(S, "activation", "gelu"), "activation=gelu"),
+    "more bottlenecks than there are": (setting(S, "bottlenecks", 0, 3), "keep['model.2']=3"),
+    "bottlenecks of other blocks": (setting(S, "bottlenecks", [1, 2]), "bottlenecks has 2 numbers"),
+    "negative bottlenecks": (setting(S, "bottlenecks", 0, -1), "keep['model.2']=-1"),
     "no class": (setting(S, "class_names", []), "class_names"),
     "classes that are no names": (setting(S, "class_names", [1, 2]), "class_names"),
     "other classes": (setting(S, "class_names", ["a"] * 90_000), "2 outputs for 90,000 classes"),
@@ -504,7 +511,8 @@ def test_values_that_the_file_cannot_hold_are_refused_before_memory_is_taken(tmp
     with torch.device("meta"):
         giant = slim.new_model("yolov8x-cls.yaml", ("a", "b"))
     channels = [count for _, layer in slim.weight_layers(giant) for count in layer.weight.shape[:2]]
-    description[S] |= {"architecture": "yolov8x-cls", "channels": channels}
+    bottlenecks = [len(block.m) for block in giant.modules() if isinstance(block, C2f)]
+    description[S] |= {"architecture": "yolov8x-cls", "channels": channels, "bottlenecks": bottlenecks}
     count = len(slim.packing._parts(giant))
     description["parts"] = [[0, -1, 0, 0, 1]] * count
     levels = values.write_levels([np.array([1], dtype=np.uint8)] * count)

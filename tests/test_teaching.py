@@ -2,16 +2,18 @@
 
 import asyncio
 import base64
+import math
 import re
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.teaching import exercises, plots, widgets
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, UnreadableAnswerError, as_number, check
 from yolo_slim_lessons.teaching.widgets import explore
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -185,6 +187,28 @@ def test_an_answer_of_the_wrong_kind_is_feedback_and_no_traceback():
         assert not feedback.right
         assert "could not be checked" in feedback.message
     assert "TypeError" in check_half("half").message
+
+
+@pytest.mark.parametrize("number", [0.5, np.float32(0.5), np.array([0.5]), torch.tensor(0.5), torch.tensor([[0.5]])])
+def test_numbers_of_numpy_and_pytorch_are_numbers(number):
+    assert as_number(number) == 0.5
+
+
+@pytest.mark.parametrize("answer", ["0.5", True, [0.5], torch.ones(2), np.array("x"), math.sqrt, object()])
+def test_whatever_is_no_number_is_called_so(answer):
+    with pytest.raises(UnreadableAnswerError, match="is not a number; expected one"):
+        as_number(answer)
+
+
+@pytest.mark.parametrize("answer", [math.inf, -math.inf, math.nan])
+def test_what_comes_of_a_division_by_zero_is_told(answer):
+    with pytest.raises(UnreadableAnswerError, match="look for a division by zero"):
+        as_number(answer)
+
+
+def test_a_function_that_was_called_instead_of_named_is_told():
+    told = exercises.check_zero_smallest(0.5).message
+    assert told == "expected a function itself: its name alone, without brackets behind it"
 
 
 def test_a_check_keeps_its_name_and_text():

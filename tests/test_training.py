@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons import training
-from yolo_slim_lessons.models import copy_model, weight_layers
+from yolo_slim_lessons.data import as_floats
+from yolo_slim_lessons.models import copy_model, logits, weight_layers
 from yolo_slim_lessons.training import augmented, label_loss, top1_accuracy
 
 
@@ -191,6 +192,118 @@ def test_without_mixup_labels_are_numbers(start, few):
     assert kinds == {(torch.int64, 1)}
 
 
+# cutmix
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """96 images of one brightness each: 20 × the label, of ten labels."""
+    labels = torch.arange(96) % 10
+    images = (20 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
+    split = slim.Split(images, labels)
+    return slim.ImageData(split, split[:20], None, tuple("abcdefghij"), 64)
+
+
+def blended(start, data, **settings):
+    """What the loss sees of two epochs: a list of (labels, images), one for each batch."""
+    seen = []
+
+    def spy(scores, labels, images):
+        seen.append((labels, images))
+        return label_loss(scores, labels, images)
+
+    fit(start, data, loss=spy, augment=False, **settings)
+    return seen
+
+
+def areas(images):
+    """Share of each brightness in each image, N×10."""
+    return torch.stack([(images[:, 0] * 255 - 20 * label).abs().lt(0.5).float().mean((1, 2)) for label in range(10)], 1)
+
+
+def test_cutmix_blends_labels_by_area(start, plain):
+    seen = blended(start, plain, cutmix=1.0)
+    labels, images = torch.cat([labels for labels, _ in seen]), torch.cat([images for _, images in seen])
+    torch.testing.assert_close(labels, areas(images), atol=1e-5, rtol=0)
+    two = (labels > 0).sum(1) == 2
+    assert two.float().mean() > 0.5
+    assert (labels > 0).sum(1).max() == 2
+    pasted = images[two][0, 0] != images[two][0, 0].flatten().mode().values  # the smaller part is one rectangle
+    rows, columns = pasted.any(1), pasted.any(0)
+    assert pasted.equal(rows[:, None] & columns[None, :])
+
+
+def test_with_both_each_batch_is_pasted_or_blended(start, plain):
+    seen = blended(start, plain, cutmix=1.0, mixup=1.0, epochs=4)
+    pasted = [torch.allclose(labels, areas(images), atol=1e-5) for labels, images in seen]
+    assert len(pasted) == 12
+    assert 0 < sum(pasted) < 12
+    assert all(labels.sum(1).allclose(torch.ones(len(labels))) for labels, _ in seen)
+
+
+# running averages
+
+
+def test_the_average_of_all_steps_by_hand(start, few):
+    share, steps, rate = 0.6, 4, 2e-3
+    epochs = []
+    trained = fit(start, few, steps, batch_size=96, augment=False, average=share,
+                  on_epoch=lambda *report: epochs.append(copy_model(report[3]).state_dict()))  # fmt: skip
+
+    model = copy_model(start).train().to(memory_format=torch.channels_last).requires_grad_(True)
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}])
+    torch.manual_seed(0)
+    average = None
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 + 199 * step / 200) / 200  # rises for 200 steps
+        order = torch.randperm(96)
+        images = as_floats(few.train.images[order])
+        optimizer.zero_grad()
+        F.cross_entropy(logits(model, images), few.train.labels[order]).backward()
+        optimizer.step()
+        now = {name: tensor.clone() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+        average = now if average is None else {
+            name: share * before + (1 - share) * now[name] for name, before in average.items()
+        }  # fmt: skip
+        for name, tensor in average.items():
+            torch.testing.assert_close(epochs[step][name], tensor, rtol=1e-3, atol=1e-5)
+    assert same_numbers(trained, epochs[-1])
+    raw = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    assert any(not tensor.allclose(average[name], rtol=1e-3, atol=1e-5) for name, tensor in raw.items())
+
+
+def same_numbers(model, state):
+    return all(tensor.equal(state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_an_averaged_training_resumes_where_it_stopped(start, few, tmp_path):
+    whole = fit(start, few, average=0.9)
+    checkpoint = tmp_path / "state.training"
+    with pytest.raises(KeyboardInterrupt):
+        fit(start, few, average=0.9, checkpoint=checkpoint, on_epoch=stop_after_first_epoch)
+    epochs = []
+    resumed = fit(start, few, average=0.9, checkpoint=checkpoint, on_epoch=lambda epoch, *_: epochs.append(epoch))
+    assert epochs == [2]
+    assert same(whole, resumed)
+    assert not same(whole, fit(start, few))
+    with pytest.raises(ValueError, match=r"belongs to a training with average=0.9 \(now 0.5\)"):
+        fit(start, few, average=0.5, checkpoint=checkpoint)
+
+
+def test_averages_keep_zeros_and_are_what_is_validated(start, few):
+    pruned = slim.prune_weights(start, 0.5)
+    reports = []
+    trained = fit(pruned, few, average=0.9, on_epoch=lambda *report: reports.append(report[2]))
+    assert reports[-1] == top1_accuracy(trained, few.val)
+    for (name, before), (_, after) in zip(weight_layers(pruned), weight_layers(trained), strict=True):
+        assert (after.weight[before.weight == 0] == 0).all(), name
+    assert not any(parameter.requires_grad for parameter in trained.parameters())
+    assert not trained.training
+
+
 # augmentation
 
 
@@ -291,6 +404,10 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(start, few, tmp_path, da
         ("learning_rate", 0),
         ("weight_decay", -0.1),
         ("mixup", -1),
+        ("cutmix", -0.5),
+        ("average", 1),
+        ("average", -0.1),
+        ("average", float("nan")),
     ],
 )
 def test_numbers_out_of_range_are_named(start, few, name, value):

@@ -2,10 +2,12 @@
 
 # First, because it tells Ultralytics to stay offline and quiet before any other module imports it.
 import yolo_slim_lessons.models  # noqa: F401
+from yolo_slim_lessons.architecture import remove_bottlenecks, replace_activations
 from yolo_slim_lessons.calibration import Histogram, choose_grid, observe_inputs
 from yolo_slim_lessons.channel_pruning import ChannelGroup, channel_groups, prune_channels, reestimate_batchnorm
+from yolo_slim_lessons.compression import Compression, StageResult, Target, compress
 from yolo_slim_lessons.data import ImageData, Split, load_images, write_image_folder
-from yolo_slim_lessons.deployment import export_onnx, onnx_session
+from yolo_slim_lessons.deployment import export_onnx, onnx_session, run_onnx
 from yolo_slim_lessons.distillation import (
     TeacherCache,
     attention_loss,
@@ -23,6 +25,7 @@ from yolo_slim_lessons.integer_quantization import (
     QuantizedConv2d,
     QuantizedLinear,
     activation_tensors,
+    dequantize,
     fold_batchnorm,
     integer_outputs,
     layer_errors,
@@ -38,6 +41,7 @@ from yolo_slim_lessons.low_bits import (
     correct_biases,
     integer_bytes,
     learn_rounding,
+    round_biases,
     train_quantized,
 )
 from yolo_slim_lessons.measurement import (
@@ -56,9 +60,20 @@ from yolo_slim_lessons.measurement import (
     time_model,
     wilson_interval,
 )
+from yolo_slim_lessons.model_cards import model_card
 from yolo_slim_lessons.models import load_model, new_model, save_model, weight_layers
 from yolo_slim_lessons.packing import PackedSizes, entropy_bits, load_packed, packed_sizes, save_packed
-from yolo_slim_lessons.search import Sensitivity, sensitivity
+from yolo_slim_lessons.report import write_report
+from yolo_slim_lessons.search import (
+    Budget,
+    Sensitivity,
+    Survey,
+    pareto_front,
+    plan_recipe,
+    sensitivity,
+    survey_layers,
+    sweep,
+)
 from yolo_slim_lessons.teaching.source import show
 from yolo_slim_lessons.training import fit
 from yolo_slim_lessons.ultralytics_trainer import SlimTrainer
@@ -74,8 +89,10 @@ from yolo_slim_lessons.weight_pruning import (
 
 __all__ = [
     "BitSensitivity",
+    "Budget",
     "ChannelGroup",
     "Comparison",
+    "Compression",
     "FloatFormat",
     "Histogram",
     "ImageData",
@@ -91,6 +108,9 @@ __all__ = [
     "SlimTrainer",
     "SparseSizes",
     "Split",
+    "StageResult",
+    "Survey",
+    "Target",
     "TeacherCache",
     "activation_tensors",
     "attention_loss",
@@ -101,10 +121,12 @@ __all__ = [
     "choose_bits",
     "choose_grid",
     "compare",
+    "compress",
     "correct_biases",
     "count_macs",
     "count_parameters",
     "decoupled_loss",
+    "dequantize",
     "distill",
     "entropy_bits",
     "evaluate",
@@ -126,10 +148,13 @@ __all__ = [
     "load_model",
     "load_packed",
     "measure",
+    "model_card",
     "new_model",
     "observe_inputs",
     "onnx_session",
     "packed_sizes",
+    "pareto_front",
+    "plan_recipe",
     "predict",
     "prune_channels",
     "prune_gradually",
@@ -137,8 +162,12 @@ __all__ = [
     "quantize_float",
     "quantize_integer",
     "reestimate_batchnorm",
+    "remove_bottlenecks",
+    "replace_activations",
+    "round_biases",
     "round_to_format",
     "run_integer",
+    "run_onnx",
     "save_model",
     "save_packed",
     "sensitivity",
@@ -147,10 +176,13 @@ __all__ = [
     "simulated_outputs",
     "soft_target_loss",
     "sparse_sizes",
+    "survey_layers",
+    "sweep",
     "time_model",
     "train_quantized",
     "weight_layers",
     "wilson_interval",
     "with_unlabelled",
     "write_image_folder",
+    "write_report",
 ]

@@ -142,7 +142,7 @@ def image_batches(images: Split | torch.Tensor, batch_size: int = 128) -> Iterat
     if tensor.is_floating_point() and not tensor.isfinite().all():
         raise ValueError("calibration holds NaN or infinity: expected images with numbers 0 to 1")
     for batch in tensor.split(batch_size):
-        yield as_floats(batch) if batch.dtype == torch.uint8 else batch
+        yield as_floats(batch) if batch.dtype == torch.uint8 else batch.contiguous(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager

@@ -12,8 +12,10 @@ import contextlib
 import copy
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 # Before the import, because Ultralytics reads these once: no connectivity probe, no installing of packages on its own
 # account, no banner. Without a connection it sends no usage data and asks for no update.
@@ -67,16 +69,18 @@ def new_model(architecture: str, class_names: tuple[str, ...], image_size: int =
 def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
     """Load a classifier.
 
+    A checkpoint may run code of its own while it is loaded: load only files whose origin you trust.
+
     Args:
-        source: ``"nano"``, ``"teacher"`` or ``"slim"`` (trained on Fashion-MNIST, in ``data/weights/``), the path of
-            an Ultralytics ``.pt`` file, or an ``ultralytics.YOLO``, which is copied.
+        source: ``"nano"``, ``"teacher"``, ``"slim"`` or ``"fast"`` (trained on Fashion-MNIST, in ``data/weights/``),
+            the path of an Ultralytics ``.pt`` file, or an ``ultralytics.YOLO``, which is copied.
 
     Returns:
         A plain FP32 ``ClassificationModel`` in eval mode. ``model.names`` maps label to class name.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or altered, or is no checkpoint (named, with the way out).
+        ValueError: the file is damaged or altered, or is no checkpoint (named, with what it is and the way out).
         TypeError: the model is not an image classifier.
 
     Example:
@@ -91,12 +95,15 @@ def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
         path = _checkpoint_path(source)
         origin = str(path)
         try:
-            with _quiet():
-                model, _ = load_checkpoint(str(path))
+            # Ultralytics changes some names (it's.pt, yolov5n.pt) and asks the network for what they are then.
+            with (
+                _quiet(),
+                mock.patch("ultralytics.utils.downloads.attempt_download_asset", lambda file, **_: str(file)),
+            ):
+                model, _ = load_checkpoint(str(path.absolute()))
         except Exception as error:  # bytes that are no checkpoint make pickle raise nearly anything
             raise ValueError(
-                f"{path} is not a readable Ultralytics checkpoint ({type(error).__name__}): it is damaged, cut short "
-                "or another kind of file. Get it again from where it came from, or train it again"
+                f"{path} is not a readable Ultralytics checkpoint ({type(error).__name__}): {_what_it_is(path)}"
             ) from error
     else:
         raise TypeError(f"source={source!r}: expected a name, a path or an ultralytics.YOLO")
@@ -120,8 +127,7 @@ def save_model(model: ClassificationModel, path: str | Path, precision: str = "f
         ValueError: another ``precision`` or ending.
         TypeError: ``model`` is not a classifier.
     """
-    if not isinstance(model, ClassificationModel):
-        raise TypeError(f"model is a {type(model).__name__}: expected a classifier, such as load_model() returns")
+    check_classifier(model)
     path = Path(path)
     if path.suffix != ".pt":
         raise ValueError(f"path={str(path)!r}: expected a name that ends in .pt, which Ultralytics requires")
@@ -159,6 +165,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def copy_model(model: ClassificationModel) -> ClassificationModel:
     """A copy that shares nothing with its original."""
     return copy.deepcopy(model)
+
+
+def check_classifier(model: object, name: str = "model") -> None:
+    """Raise ``TypeError`` unless ``model``, the value of argument ``name``, is a classifier."""
+    if not isinstance(model, ClassificationModel):
+        raise TypeError(f"{name} is a {type(model).__name__}: expected a classifier, such as load_model() returns")
 
 
 def image_size_of(model: nn.Module) -> int:
@@ -199,6 +211,36 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         LOGGER.setLevel(level)
+
+
+def _what_it_is(path: Path) -> str:
+    """What a file that is no checkpoint seems to be, and the way out."""
+    with path.open("rb") as file:
+        beginning = file.read(200)
+    for start, meaning in {
+        b"<": "it is a web page. The link led to a page about the file: download the file itself",
+        b"version https://git-lfs": "it is a pointer of Git LFS. Get the file itself with: git lfs pull",
+        b"SLIM": "it is a packed file. Use slim.load_packed",
+    }.items():
+        if beginning.lstrip().startswith(start):
+            return meaning
+    if not beginning:
+        return "it is empty. Get it again from where it came from, or train it again"
+    if path.suffix.lower() != ".pt":
+        return f"expected a file whose name ends in .pt, not in {path.suffix!r}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # whatever else it is
+        return (
+            "it is damaged, cut short, of another program or another kind of file. "
+            "Get it again from where it came from, or train it again"
+        )
+    return (
+        f"it holds a {type(contents).__name__} without a network, such as weights alone (a state_dict). "
+        "Save the whole model in the program that made it, with YOLO.save"
+    )
 
 
 def _checkpoint_path(source: str | Path) -> Path:

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import torch
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import ImageData, as_floats
 from yolo_slim_lessons.models import copy_model, logits, weight_layers, write_atomically
+
+WARM_UP_STEPS = 200  # of a learning rate that then stays
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -40,6 +43,8 @@ def fit(
     weight_decay: float = 0.05,
     augment: bool = True,
     mixup: float = 0.0,
+    cutmix: float = 0.0,
+    average: float = 0.0,
     bfloat16: bool = False,
     loss: Loss = label_loss,
     seed: int = 0,
@@ -50,18 +55,23 @@ def fit(
     """Train a copy of ``model`` on ``data.train`` and return it in eval mode.
 
     AdamW (Loshchilov & Hutter, 2019) with a one-cycle learning rate (Smith & Topin, 2018). Weights that are exactly
-    zero in a layer that was pruned stay zero.
+    zero in a layer that was pruned stay zero. With ``average``, what is validated and returned is a running average of
+    the weights, and the learning rate rises and stays: many good places of a plain have their mean in its middle
+    (Izmailov et al., 2018).
 
     Args:
         model: what to start from; it is left alone.
         data: its ``train`` is learned, its ``val`` is looked at after every epoch; ``test`` is not touched.
         epochs: how often each training image is seen.
-        learning_rate: the highest of the cycle.
+        learning_rate: the highest of the cycle; with ``average``, of all steps but the first ones.
         batch_size: images per step.
         weight_decay: AdamW's, on weights of two and more dimensions only.
         augment: mirror, shift and partly erase training images at random.
         mixup: blend pairs of images and of their labels, in shares drawn from Beta(``mixup``, ``mixup``)
             (Zhang et al., 2018); 0 blends nothing. With it, ``loss`` gets labels as probabilities, N×classes.
+        cutmix: paste a rectangle of one image into another, and blend their labels by its area (Yun et al., 2019);
+            areas and ``loss`` as for ``mixup``. With both, each batch gets one of the two at random.
+        average: share of the old average that stays in each step, such as 0.9995; 0 averages nothing.
         bfloat16: multiply in 16 bits while training, which is faster where the processor knows that format
             (x86 with AVX512-BF16 or AMX) and slower elsewhere. Weights and ``val`` stay at 32 bits.
         loss: called with logits, labels and float images; returns a scalar. A checkpoint knows it by its attribute
@@ -82,9 +92,11 @@ def fit(
             raise ValueError(f"{name}={value!r}: expected a positive integer")
     if learning_rate <= 0:
         raise ValueError(f"learning_rate={learning_rate!r}: expected a number above 0")
-    for name, value in (("weight_decay", weight_decay), ("mixup", mixup)):
+    for name, value in (("weight_decay", weight_decay), ("mixup", mixup), ("cutmix", cutmix)):
         if value < 0:
             raise ValueError(f"{name}={value!r}: expected 0 or more")
+    if not 0 <= average < 1:
+        raise ValueError(f"average={average!r}: expected 0 or more, less than 1, such as 0.9995")
     if len(model.names) != len(data.class_names):
         raise ValueError(f"model has {len(model.names)} classes, data has {len(data.class_names)}: they must agree")
     labels = data.train.labels
@@ -102,6 +114,8 @@ def fit(
         "weight_decay": weight_decay,
         "augment": augment,
         "mixup": mixup,
+        "cutmix": cutmix,
+        "average": average,
         "bfloat16": bfloat16,
         "seed": seed,
         "loss": _description(loss),
@@ -112,9 +126,19 @@ def fit(
     # A single image left over joins the batch before it: BatchNorm cannot learn from one.
     cuts = tuple(range(batch_size, len(data.train) - 1, batch_size))
     steps = len(cuts) + 1
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs=epochs, steps_per_epoch=steps)
-    blend = v2.MixUp(alpha=mixup, num_classes=len(data.class_names)) if mixup else None
-    state = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    if average:
+        schedule = torch.optim.lr_scheduler.LinearLR(
+            optimizer, start_factor=1 / WARM_UP_STEPS, total_iters=WARM_UP_STEPS
+        )
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
+    else:
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs=epochs, steps_per_epoch=steps)
+        averaged = None
+    blend = _blend(mixup, cutmix, len(data.class_names))
+    state = {"model": model, "optimizer": optimizer, "schedule": schedule} | (
+        {"averaged": averaged} if averaged else {}
+    )
+    result = averaged.module if averaged else model
 
     with torch.random.fork_rng(), tqdm(total=epochs * steps, desc="train", disable=not progress, leave=False) as bar:
         torch.manual_seed(seed)
@@ -135,17 +159,19 @@ def fit(
                 optimizer.step()
                 schedule.step()
                 keep_zeros()
+                if averaged:
+                    averaged.update_parameters(model)
                 total_loss += batch_loss.item() * len(batch)
                 bar.update()
-            model.eval()
-            top1 = top1_accuracy(model, data.val)
+            result.eval()
+            top1 = top1_accuracy(result, data.val)
             bar.set_postfix(epoch=epoch + 1, loss=f"{total_loss / len(data.train):.3f}", val=f"{top1:.1%}")
             if checkpoint:
                 _save_state(checkpoint, state, settings, epoch + 1)
             if on_epoch:
-                on_epoch(epoch + 1, total_loss / len(data.train), top1, model)
+                on_epoch(epoch + 1, total_loss / len(data.train), top1, result)
     # In PyTorch's usual memory format again, so that its speed compares with that of the model it came from.
-    return model.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+    return result.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
 def augmented(images: torch.Tensor) -> torch.Tensor:
@@ -175,6 +201,14 @@ def top1_accuracy(model: ClassificationModel, split, batch_size: int = 256) -> f
     return sum(
         (logits(model, images).argmax(1) == labels).sum().item() for images, labels in split.batches(batch_size)
     ) / len(split)
+
+
+def _blend(mixup: float, cutmix: float, class_count: int) -> Callable | None:
+    """What makes of images and labels blended images, and labels as probabilities; ``None`` if nothing does."""
+    kinds = [
+        kind(alpha=alpha, num_classes=class_count) for kind, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix)) if alpha
+    ]
+    return v2.RandomChoice(kinds) if len(kinds) > 1 else kinds[0] if kinds else None
 
 
 def _optimizer(model: ClassificationModel, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:

@@ -28,7 +28,7 @@ from yolo_slim_lessons.distillation.losses import (
     soft_target_loss,
 )
 from yolo_slim_lessons.distillation.unlabelled import hide_labels, with_unlabelled
-from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.models import check_classifier, copy_model, logits
 from yolo_slim_lessons.training import fit
 
 __all__ = [
@@ -190,9 +190,8 @@ def check_teacher(student: ClassificationModel, teacher: ClassificationModel) ->
         TypeError: one of the two is no classifier.
         ValueError: as said above.
     """
-    for name, model in (("student", student), ("teacher", teacher)):
-        if not isinstance(model, ClassificationModel):
-            raise TypeError(f"{name} is a {type(model).__name__}: expected a classifier, such as load_model() returns")
+    check_classifier(student, "student")
+    check_classifier(teacher, "teacher")
     check_class_names(tuple(teacher.names.values()), tuple(student.names.values()), "student")
     if teacher is student or fingerprint(teacher) == fingerprint(student):
         raise ValueError("teacher is the student, or has the very same weights: there is nothing to learn from it")

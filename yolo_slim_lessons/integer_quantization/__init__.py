@@ -24,6 +24,7 @@ from yolo_slim_lessons.integer_quantization.layers import (
     QuantizedConv2d,
     QuantizedLayer,
     QuantizedLinear,
+    same_shape,
 )
 from yolo_slim_lessons.integer_quantization.structure import (
     ActivationTensor,
@@ -31,7 +32,7 @@ from yolo_slim_lessons.integer_quantization.structure import (
     saturate_sums,
     separate_activations,
 )
-from yolo_slim_lessons.models import weight_layers
+from yolo_slim_lessons.models import copy_model, weight_layers
 
 __all__ = [
     "ActivationTensor",
@@ -41,6 +42,7 @@ __all__ = [
     "QuantizedLayer",
     "QuantizedLinear",
     "activation_tensors",
+    "dequantize",
     "fold_batchnorm",
     "integer_outputs",
     "layer_errors",
@@ -116,12 +118,39 @@ def quantize_integer(
             continue
         input_grid = input_grids.get(name)
         weight_grid = _weight_grid(layer, bits_of_layer[name], symmetric, granularity, weight_ranges, input_grid)
-        new = (QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear).like(layer)
+        new = same_shape(layer, QuantizedConv2d, QuantizedLinear)
         new.set_grids(weight_grid, input_grid, snaps_input=name in computed_inputs)
         new.set_integers(weight_grid.quantize(layer.weight), layer.bias)
         parent, _, child = name.rpartition(".")
         setattr(quantized.get_submodule(parent), child, new)
     return quantized.eval()
+
+
+@torch.no_grad()
+def dequantize(model: nn.Module) -> nn.Module:
+    """A copy with ordinary layers, whose weights are the numbers that the integers stand for.
+
+    It answers as ``model`` does, takes 32 bits a weight again, and ``save_model`` writes it for plain ``YOLO(path)``.
+
+    Args:
+        model: from ``quantize_integer``, or a float model, of which a mere copy is made; it is left alone.
+
+    Raises:
+        ValueError: activations are quantized too; ordinary layers cannot do that.
+    """
+    copy = copy_model(model)
+    for name, layer in list(copy.named_modules()):
+        if isinstance(layer, QuantizedActivation):
+            raise ValueError(
+                f"model has quantized activations ({name}), which ordinary layers cannot compute: "
+                "expected activation_bits=None; export_onnx and save_packed keep them"
+            )
+        if isinstance(layer, QuantizedLayer):
+            plain = same_shape(layer, nn.Conv2d, nn.Linear)
+            plain.weight, plain.bias = layer.weight, layer.bias
+            parent, _, child = name.rpartition(".")
+            setattr(copy.get_submodule(parent), child, plain)
+    return copy.eval()
 
 
 def _quantize_activations(

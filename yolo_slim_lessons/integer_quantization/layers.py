@@ -106,29 +106,26 @@ class QuantizedLayer(nn.Module):
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
     """A convolution whose weights lie on a grid; attributes as in ``QuantizedLayer``."""
 
-    @classmethod
-    def like(cls, layer: nn.Conv2d) -> QuantizedConv2d:
-        """Of the same shape, without grids and weights yet."""
-        return cls(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-            layer.bias is not None,
-            layer.padding_mode,
-        )
-
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):
     """A linear layer whose weights lie on a grid; attributes as in ``QuantizedLayer``."""
 
-    @classmethod
-    def like(cls, layer: nn.Linear) -> QuantizedLinear:
-        """Of the same shape, without grids and weights yet."""
-        return cls(layer.in_features, layer.out_features, layer.bias is not None)
+
+def same_shape(layer: nn.Conv2d | nn.Linear, convolution: type, linear: type) -> nn.Module:
+    """A new layer of one of the two classes, with the shape of ``layer`` and other weights."""
+    if isinstance(layer, nn.Linear):
+        return linear(layer.in_features, layer.out_features, layer.bias is not None)
+    return convolution(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        layer.groups,
+        layer.bias is not None,
+        layer.padding_mode,
+    )
 
 
 class QuantizedActivation(nn.Module):

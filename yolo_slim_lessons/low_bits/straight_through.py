@@ -10,6 +10,7 @@ Leaves out: the 16-bit rounding before an activation function and the 32-bit rou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ from yolo_slim_lessons.integer_quantization import (
     QuantizedLayer,
     activation_tensors,
 )
-from yolo_slim_lessons.integer_quantization.layers import LARGEST_BIAS, QuantizedBottleneck
+from yolo_slim_lessons.integer_quantization.layers import LARGEST_BIAS, QuantizedBottleneck, same_shape
 from yolo_slim_lessons.models import copy_model, weight_layers
 
 MakeRounding = Callable[[IntegerGrid, torch.Tensor], nn.Module]
@@ -55,11 +56,37 @@ class Snap(torch.autograd.Function):
         return passed, products.view(scale.shape) / scale, None, None
 
 
-class LearnedGrid(nn.Module):
-    """An ``IntegerGrid`` whose scale is a parameter; its zero point stays."""
+class PricedBits(torch.autograd.Function):
+    """Passes a weight on; to its gradient comes that of ``price`` · Σ log2(1 + |weight| / scale).
 
-    def __init__(self, grid: IntegerGrid):
+    The sum grows as the bits do that an entropy coder needs: few for zeros, one more with each doubling. Being part of
+    the gradient, not of the loss, it works in any training loop.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: torch.Tensor, scale: torch.Tensor, price: float) -> torch.Tensor:
+        ctx.save_for_backward(weight, scale)
+        ctx.price = price
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        weight, scale = ctx.saved_tensors
+        size = weight.abs()
+        slope = ctx.price / math.log(2) / (scale + size)
+        return gradient + slope * weight.sign(), (-slope * size / scale).sum_to_size(scale.shape), None
+
+
+class LearnedGrid(nn.Module):
+    """An ``IntegerGrid`` whose scale is a parameter; its zero point stays.
+
+    Attributes:
+        bit_price: what a bit of the entropy-coded numbers adds to the loss; 0 for activations, which are not stored.
+    """
+
+    def __init__(self, grid: IntegerGrid, bit_price: float = 0.0):
         super().__init__()
+        self.bit_price = bit_price
         self.bits, self.signed = grid.bits, grid.signed
         self.log2_scale = nn.Parameter(grid.scale.log2())
         self.register_buffer("zero_point", grid.zero_point.clone())
@@ -79,7 +106,10 @@ class LearnedGrid(nn.Module):
         """The numbers on the grid that are nearest to ``x``."""
         grid, shape = self.grid, (-1, *[1] * (x.dim() - 1)) if self.log2_scale.dim() else ()
         low, high = ((end - self.zero_point).view(shape) for end in (grid.lowest, grid.highest))
-        return Snap.apply(x, self.scale.view(shape), low, high)
+        scale = self.scale.view(shape)
+        if self.bit_price:
+            x = PricedBits.apply(x, scale, self.bit_price)
+        return Snap.apply(x, scale, low, high)
 
     def saturate(self, x: torch.Tensor) -> torch.Tensor:
         """Clamp ``x`` to the ends of the grid; the scale learns from what is cut off."""
@@ -179,7 +209,8 @@ def trainable(quantized: nn.Module, original: nn.Module, make_rounding: MakeRoun
     weights = {name: layer.weight for name, layer in weight_layers(original)}
     for name, layer in list(weight_layers(copy)):
         if isinstance(layer, QuantizedLayer):
-            _replace(copy, name, _like(layer).begin(layer, weights[name], make_rounding))
+            new = same_shape(layer, TrainableConv2d, TrainableLinear)
+            _replace(copy, name, new.begin(layer, weights[name], make_rounding))
     if not any(isinstance(module, QuantizedActivation) for module in copy.modules()):
         return copy
     for tensor in activation_tensors(copy)[1:]:  # the image in front keeps its 8 bits
@@ -206,13 +237,6 @@ def finished(trained: nn.Module, quantized: nn.Module) -> nn.Module:
         if isinstance(module, TrainableLayer | TrainableActivation | TrainableBottleneck):
             module.finish(result.get_submodule(name))
     return result
-
-
-def _like(layer: QuantizedLayer) -> TrainableLayer:
-    if isinstance(layer, nn.Linear):
-        return TrainableLinear(layer.in_features, layer.out_features)
-    sizes = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation
-    return TrainableConv2d(*sizes, layer.groups, padding_mode=layer.padding_mode)
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:

@@ -12,7 +12,7 @@ from ultralytics.nn.modules import Bottleneck, Conv
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.integer_quantization import IntegerGrid, QuantizedActivation, QuantizedConv2d, QuantizedLinear
-from yolo_slim_lessons.integer_quantization.layers import QuantizedBottleneck, QuantizedLayer
+from yolo_slim_lessons.integer_quantization.layers import QuantizedBottleneck, QuantizedLayer, same_shape
 from yolo_slim_lessons.models import weight_layers
 
 
@@ -60,7 +60,7 @@ def quantize_structure(model: ClassificationModel, description: dict) -> None:
     for (name, layer), row in _rows(layers, description["layers"], "layers", 6):
         weight_bits, signed, per_channel, input_bits, input_signed, snaps = row
         _check_flags(name, signed, per_channel, input_signed, snaps)
-        new = (QuantizedConv2d if isinstance(layer, nn.Conv2d) else QuantizedLinear).like(layer)
+        new = same_shape(layer, QuantizedConv2d, QuantizedLinear)
         weight_grid = _grid(name, weight_bits, signed, (layer.weight.shape[0],) if per_channel else ())
         new.set_grids(weight_grid, _grid(name, input_bits, input_signed) if input_bits else None, bool(snaps))
         if snaps and not input_bits:

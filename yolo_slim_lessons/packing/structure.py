@@ -17,8 +17,9 @@ from torch import nn
 from ultralytics.nn.modules import C2f
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.architecture import ACTIVATIONS, remove_bottlenecks, replace_activations
 from yolo_slim_lessons.float_quantization import SCALES, float_format, round_inputs
-from yolo_slim_lessons.models import image_size_of, new_model, weight_layers
+from yolo_slim_lessons.models import check_classifier, image_size_of, new_model, weight_layers
 from yolo_slim_lessons.packing.integers import describe_integers, quantize_structure
 
 ARCHITECTURES = re.compile(r"yolo(v8|11|12|26)[nsmlx]-cls")
@@ -32,8 +33,7 @@ def describe(model: ClassificationModel) -> dict:
         ValueError: ``build`` could not make this network again; the first layer that differs is named.
         TypeError: not a classifier.
     """
-    if not isinstance(model, ClassificationModel):
-        raise TypeError(f"model is a {type(model).__name__}: expected a classifier, such as load_model() returns")
+    check_classifier(model)
     dtypes = {str(value.dtype).removeprefix("torch.") for value in model.parameters()}
     norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     description = {
@@ -44,6 +44,8 @@ def describe(model: ClassificationModel) -> dict:
         "channels": [count for _, layer in weight_layers(model) for count in layer.weight.shape[:2]],
         "batchnorm": [norms[0].eps, norms[0].momentum] if norms else None,
         "dropout": model.model[-1].drop.p,
+        "activation": _activation(model),
+        "bottlenecks": [len(block.m) for block in _c2f_blocks(model).values()],
         "float_quantization": getattr(model, "float_quantization", None),
         "integers": describe_integers(model),
     }
@@ -66,6 +68,8 @@ def build(description: dict) -> ClassificationModel:
     with torch.device("meta"):
         names = tuple(description["class_names"])
         model = new_model(f"{description['architecture']}.yaml", names, description["image_size"])
+    model = replace_activations(model, description["activation"])
+    model = remove_bottlenecks(model, _bottlenecks(model, description["bottlenecks"]))
     model = model.to(DTYPES[description["dtype"]])
     if description["batchnorm"] is None:
         model = model.fuse(verbose=False)
@@ -108,6 +112,25 @@ def _architecture(model: ClassificationModel) -> str:
             "of the families yolov8, yolo11, yolo12 and yolo26"
         )
     return name
+
+
+def _activation(model: ClassificationModel) -> str:
+    """The name of the function behind the first convolution; a network with several kinds cannot be built again."""
+    function = getattr(model.model[0], "act", None)
+    function = getattr(function, "function", function)  # of a QuantizedActivation
+    names = [name for name, kind in ACTIVATIONS.items() if type(function) is kind]
+    return names[0] if names else "silu"
+
+
+def _c2f_blocks(model: ClassificationModel) -> dict[str, C2f]:
+    return {name: block for name, block in model.named_modules() if isinstance(block, C2f)}
+
+
+def _bottlenecks(model: ClassificationModel, counts: list[int]) -> dict[str, int]:
+    blocks = _c2f_blocks(model)
+    if len(counts) != len(blocks):
+        raise ValueError(f"bottlenecks has {len(counts)} numbers: expected {len(blocks)}, one for each C2f block")
+    return dict(zip(blocks, counts, strict=True))
 
 
 def _narrow(model: ClassificationModel, channels: list[int]) -> None:
@@ -184,6 +207,8 @@ _FIELDS = {
         lambda v: v is None or (isinstance(v, list) and len(v) == 2 and all(map(_is_share, v))),
     ),
     "dropout": ("a share, 0 to 1", _is_share),
+    "activation": (f"one of {tuple(ACTIVATIONS)}", lambda v: isinstance(v, str) and v in ACTIVATIONS),
+    "bottlenecks": ("a count for each C2f block", lambda v: _is_list(v, int, 0, 100)),
     "float_quantization": ("the settings of quantize_float", _is_float_quantization),
     "integers": ("grids of layers", lambda v: v is None or isinstance(v, dict)),
 }

@@ -1,13 +1,13 @@
 """The shipped models and how they were made: one small YAML file each.
 
 ``python -m yolo_slim_lessons.recipes nano`` trains ``data/weights/nano.pt`` again, resuming where it was stopped,
-and rewrites ``data/weights/README.md`` from what it measured.
+and rewrites ``data/weights/README.md`` from what it measured. A recipe with ``architecture`` trains from random weights
+(``train``), one with ``start`` takes a trained model through the stages of ``compress`` (``compressed.py``).
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import platform
 import time
@@ -19,6 +19,7 @@ import yaml
 
 from yolo_slim_lessons.data import load_images
 from yolo_slim_lessons.models import WEIGHTS_DIR, load_model, new_model, save_model, write_atomically
+from yolo_slim_lessons.recipes.index import write_index
 from yolo_slim_lessons.training import fit, top1_accuracy
 
 RECIPES_DIR = Path(__file__).parent
@@ -72,15 +73,21 @@ def train(name: str, folder: Path = WEIGHTS_DIR) -> Path:
         "minutes": round(sum(float(row["seconds"]) for row in rows) / 60),
         "val_top1": top1_accuracy(trained, data.val),
         "test_top1": top1_accuracy(trained, data.test),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "ultralytics": ultralytics.__version__,
-        },
     }
-    write_atomically(folder / f"{name}.json", lambda file: file.write_text(json.dumps(result, indent=1) + "\n"))
-    write_index(folder)
+    write_result(name, result, folder)
     return weights
+
+
+def write_result(name: str, result: dict, folder: Path) -> None:
+    """Write ``result`` and the versions it was made with to ``name.json``, and the list of all shipped files anew."""
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ultralytics": ultralytics.__version__,
+    }
+    text = json.dumps(result | {"versions": versions}, indent=1) + "\n"
+    write_atomically(folder / f"{name}.json", lambda file: file.write_text(text, encoding="utf-8"))
+    write_index(folder)
 
 
 def _best_keeper(log: Path, weights: Path, stage: int):
@@ -108,36 +115,6 @@ def _best_keeper(log: Path, weights: Path, stage: int):
         print(rows[-1], flush=True)
 
     return keep_best
-
-
-def write_index(folder: Path = WEIGHTS_DIR) -> None:
-    """Write ``folder``'s README.md and SHA256SUMS from its checkpoints and their measured results."""
-    lines = [
-        "# Shipped weights",
-        "",
-        "Written by `python -m yolo_slim_lessons.recipes NAME`, which makes any of these files again.",
-        "Trained on Fashion-MNIST's training images less the 5,000 of `val`, on which the epoch was chosen. The 10,000",
-        "test images were looked at after each stage. They chose no epoch, but later stages were added with them seen.",
-        "The files are FP16; top-1 is what they reach as stored. Settings are in",
-        "`yolo_slim_lessons/recipes/NAME.yaml`, every epoch is in `NAME-log.csv`.",
-        "Licence: AGPL-3.0, as Ultralytics' code.",
-        "",
-        "| file | architecture | epochs (kept) | seed | minutes | top-1 on val | top-1 on test |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for file in sorted(folder.glob("*.json")):
-        result = json.loads(file.read_text(encoding="utf-8"))
-        recipe = result["recipe"]
-        lines.append(
-            f"| `{file.stem}.pt` | {Path(recipe['architecture']).stem} at {recipe['image_size']} px "
-            f"| {result['epochs']} ({result['kept_epoch']}) | {recipe['seed']} "
-            f"| {result['minutes']} | {result['val_top1']:.2%} | {result['test_top1']:.2%} |"
-        )
-    write_atomically(folder / "README.md", lambda file: file.write_text("\n".join(lines) + "\n", encoding="utf-8"))
-    checksums = [
-        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(folder.glob("*.pt"))
-    ]
-    write_atomically(folder / "SHA256SUMS", lambda file: file.write_text("".join(checksums), encoding="utf-8"))
 
 
 def _read_log(log: Path) -> list[dict]:

@@ -42,8 +42,10 @@ def float_fields(value: float, format: str | FloatFormat) -> tuple[int, int, int
     return int(math.copysign(1, value) < 0), field, int(steps) - (whole if field else 0)
 
 
-def draw_bits(value: float, format: str | FloatFormat = "e8m23") -> Figure:
+def draw_bits(value: float, format: str | FloatFormat = "e8m23", with_formula: bool = True) -> Figure:
     """The bits of ``value`` as a row of boxes, its three fields apart by colour; the formula with numbers below.
+
+    Without ``with_formula``, neither the value nor the formula is shown, for a reader who is to find them.
 
     Raises:
         ValueError: ``value`` is no finite value of the format.
@@ -65,7 +67,8 @@ def draw_bits(value: float, format: str | FloatFormat = "e8m23") -> Figure:
             label = f"{name}\n{field:,}"
             axes.text(left + width / 2, 1.1, label, ha="center", va="bottom", color=color, fontsize=9, weight="bold")
         left += width
-    axes.text(0, -0.25, f"{value!r} = {formula(value, format)}", va="top", fontsize=10)
+    if with_formula:
+        axes.text(0, -0.25, f"{value!r} = {formula(value, format)}", va="top", fontsize=10)
     axes.set(xlim=(-0.6, max(left, 16) + 0.1), ylim=(-0.9, 2.4))
     axes.axis("off")
     return figure

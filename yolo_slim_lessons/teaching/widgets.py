@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import html
 from collections.abc import Callable
 
@@ -24,7 +25,8 @@ def explore(draw: Callable[..., tuple[Figure | str, str]], **controls: ipywidget
     Args:
         draw: returns (figure or HTML text, one sentence that tells the result to readers who see no picture).
         controls: ipywidgets, named as the arguments of ``draw``. Their descriptions are their labels. All work by
-            keyboard: Tab reaches them, arrow keys move them.
+            keyboard: Tab reaches them, arrow keys move sliders, and Space opens a drop-down, in which arrow keys
+            choose and Enter takes. (While it is closed, JupyterLab takes arrow keys for itself.)
 
     Returns:
         A box with the controls, a status line and the answer. While it computes, the status says so.
@@ -40,8 +42,8 @@ def explore(draw: Callable[..., tuple[Figure | str, str]], **controls: ipywidget
             status.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
             answer.value = ""  # the picture of other values would be taken for theirs
             return
-        status.value = html.escape(sentence)
         answer.value = _as_html(picture, sentence)
+        status.value = html.escape(sentence)  # second: until the picture is there, the status says "working"
 
     def changed(_) -> None:
         nonlocal waiting
@@ -60,11 +62,15 @@ def explore(draw: Callable[..., tuple[Figure | str, str]], **controls: ipywidget
         control.layout.width = "min(40em, 95%)"
         control.observe(changed, names="value")
     update()
+    # Figures leave cycles behind, and to look for them through all that the lesson has loaded takes some tenths of a
+    # second, now and then, in the middle of a drag. What is there now is no garbage and need not be looked through.
+    gc.collect()
+    gc.freeze()
     return ipywidgets.VBox([*controls.values(), status, answer])
 
 
 def _as_html(picture: Figure | str, sentence: str) -> str:
     if isinstance(picture, str):
         return picture
-    data = base64.b64encode(png(picture)).decode()
+    data = base64.b64encode(png(picture, trimmed=False)).decode()
     return f'<img src="data:image/png;base64,{data}" alt="{html.escape(sentence, quote=True)}" style="max-width: 100%">'

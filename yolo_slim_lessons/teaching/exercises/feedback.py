@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from yolo_slim_lessons.teaching.progress import note_solved
 
 
 @dataclass(frozen=True)
@@ -23,16 +26,48 @@ class Feedback:
         return ("✔ right: " if self.right else "✘ ") + self.message
 
 
+class UnreadableAnswerError(Exception):
+    """The answer is of another kind than was asked for; the message, for the learner, says which."""
+
+
+def as_number(answer) -> float:
+    """``answer`` as a float: a Python or NumPy number, or a tensor or array that holds one.
+
+    Raises:
+        UnreadableAnswerError: it is none, or not finite.
+    """
+    shown = getattr(answer, "__name__", None) or repr(answer)
+    try:
+        if isinstance(answer, bool | str):
+            raise TypeError
+        number = float(answer.item() if hasattr(answer, "item") else answer)
+    except (TypeError, ValueError, RuntimeError):
+        raise UnreadableAnswerError(f"{shown} is not a number; expected one, such as 0.25 or 1200") from None
+    if not math.isfinite(number):
+        raise UnreadableAnswerError(f"{number} came out: look for a division by zero, or a logarithm of zero")
+    return number
+
+
 def check(function: Callable[..., Feedback]) -> Callable[..., Feedback]:
-    """Decorate a check: ``None`` or ``...`` means not tried yet, and an error becomes feedback, never a traceback."""
+    """Decorate a check: ``None`` or ``...`` means not tried yet, and an error becomes feedback, never a traceback.
+
+    An exercise that was solved is noted for ``show_progress``.
+    """
 
     @functools.wraps(function)
     def checked(answer) -> Feedback:
         if answer is None or answer is ...:
             return Feedback(False, "not tried yet: replace the placeholder and run the cell again")
         try:
-            return function(answer)
+            feedback = function(answer)
+        except UnreadableAnswerError as told:
+            return Feedback(False, str(told))
         except Exception as error:
+            if isinstance(error, TypeError) and "is not callable" in str(error) and not callable(answer):
+                return Feedback(False, "expected a function itself: its name alone, without brackets behind it")
             return Feedback(False, f"the answer could not be checked ({type(error).__name__}: {error})")
+        if feedback.right:
+            note_solved(function.__module__.rpartition(".")[2], function.__name__)
+        return feedback
 
     return checked

@@ -9,7 +9,7 @@ import torch
 from yolo_slim_lessons.data import Split, load_images
 from yolo_slim_lessons.measurement import predict
 from yolo_slim_lessons.models import load_model
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
 
 __all__ = ["check_surest_mistake", "check_threshold"]
 
@@ -20,8 +20,9 @@ GOAL = 0.98  # share of right answers that the threshold must reach
 @check
 def check_surest_mistake(answer: int) -> Feedback:
     """Which of the lesson's 1,000 test images does nano get wrong with the highest confidence?"""
-    index = int(answer)
-    if index != answer or not 0 <= index < TEST_IMAGES:
+    number = as_number(answer)
+    index = int(number)
+    if index != number or not 0 <= index < TEST_IMAGES:
         return Feedback(False, f"expected the number of an image, a whole number from 0 to {TEST_IMAGES - 1}")
     part, confidence, predicted = _answers_on_test()
     wrong = (predicted != part.labels).nonzero().squeeze(1)
@@ -45,7 +46,9 @@ def check_surest_mistake(answer: int) -> Feedback:
 @check
 def check_threshold(answer: float) -> Feedback:
     """The lowest threshold in whole percents at which 98 % of nano's answers on val are right, as a fraction 0…1."""
-    threshold = float(answer)
+    threshold = as_number(answer)
+    if threshold < 0:
+        return Feedback(False, f"a confidence lies between 0 and 1, and is never {threshold:g}")
     if threshold > 1:
         return Feedback(False, f"a confidence lies between 0 and 1: {threshold:g} % is written {threshold / 100:g}")
     on_val, on_test = _lowest_threshold(*_answers_on_val()), _lowest_threshold(*_answers_on_test())
@@ -57,6 +60,8 @@ def check_threshold(answer: float) -> Feedback:
         return Feedback(True, told)
     if abs(threshold - on_test) < 1e-6:
         return Feedback(False, "this was chosen on the test images: choose on val, and keep test for the report")
+    if share >= GOAL and threshold < on_val:
+        return Feedback(False, f"{told}: enough, but asked is a threshold in whole percents: 0.00, 0.01, 0.02, …")
     if share >= GOAL:
         return Feedback(False, f"{told}: enough, but a lower threshold in whole percents is enough as well")
     return Feedback(False, f"{told}: {GOAL:.0%} are asked for")

@@ -5,7 +5,7 @@ Leaves out: measured numbers. All three answers follow by hand from what the exe
 
 from __future__ import annotations
 
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
 
 __all__ = ["check_f1", "check_images_needed", "check_convolution_macs"]
 
@@ -74,9 +74,7 @@ def check_convolution_macs(answer: float) -> Feedback:
 
 def _judge(answer: float, right: float, mistakes: dict[float, str], praise: str, hint: str) -> Feedback:
     """Compare with the right number and with those that typical mistakes lead to, each to half a per cent."""
-    if isinstance(answer, bool | str):
-        return Feedback(False, f"{answer!r} is not a number")
-    number = float(answer)
+    number = as_number(answer)
 
     def near(value: float) -> bool:
         return abs(number - value) <= 0.005 * abs(value)

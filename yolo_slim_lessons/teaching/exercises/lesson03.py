@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from yolo_slim_lessons.search import Sensitivity
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
 
 __all__ = ["check_break_even", "check_choose_rates", "check_zero_smallest"]
 
@@ -17,7 +17,7 @@ __all__ = ["check_break_even", "check_choose_rates", "check_zero_smallest"]
 @check
 def check_break_even(answer: float) -> Feedback:
     """Values of 8 bits, indices of 16: above which share of zeros is index + value smaller than dense?"""
-    answer = float(answer)
+    answer = as_number(answer)
     wrong = {
         1 / 3: "that is the share of weights that may be left; the question is the share of zeros",
         1 / 2: "that holds where an index is as long as a value; here a value has 8 bits and its index 16",

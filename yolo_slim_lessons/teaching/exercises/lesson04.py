@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from yolo_slim_lessons.channel_pruning import channel_groups
 from yolo_slim_lessons.data import FASHION_MNIST_CLASSES
 from yolo_slim_lessons.models import new_model
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
 
 __all__ = ["check_half_the_macs", "check_narrower_layers", "check_remove_channels"]
 
@@ -24,9 +24,7 @@ Cut = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 @check
 def check_half_the_macs(answer: float) -> Feedback:
     """The rate at which a convolution between two pruned layers keeps half of its MACs, rounding left aside."""
-    if isinstance(answer, bool | str):
-        return Feedback(False, f"{answer!r} is not a number")
-    rate = float(answer)
+    rate = as_number(answer)
     right = 1 - 0.5**0.5
     mistakes = {
         0.5: "then half of the inputs and half of the outputs are left, and a quarter of the MACs",
@@ -48,9 +46,10 @@ def check_half_the_macs(answer: float) -> Feedback:
 @check
 def check_narrower_layers(answer: Iterable[str]) -> Feedback:
     """Which layers of nano make fewer channels if ``model.6.m.0.cv2.conv`` is told to?"""
-    if isinstance(answer, str):
+    given = list(answer) if isinstance(answer, Iterable) and not isinstance(answer, str) else [None]
+    if not all(isinstance(name, str) for name in given):
         return Feedback(False, "expected several names, such as {'model.6.cv1.conv', 'model.6.cv2.conv'}")
-    names = {name if name.endswith((".conv", ".linear")) else f"{name}.conv" for name in answer}
+    names = {name if name.endswith((".conv", ".linear")) else f"{name}.conv" for name in given}
     groups = channel_groups(new_model("yolov8n-cls.yaml", FASHION_MNIST_CLASSES))
     makers = {part.layer for group in groups for part in group.producers}
     tied = next(group for group in groups if NAMED in {part.layer for part in group.producers})

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
 
 __all__ = ["check_layer_bytes", "check_quantize_channels", "check_scale_and_zero_point"]
 
@@ -88,8 +88,6 @@ def check_quantize_channels(answer: Quantize) -> Feedback:
 @check
 def check_layer_bytes(answer: float) -> Feedback:
     """Bytes of a 3×3 convolution, 64 → 128 channels: 4-bit weights, a scale of 2 bytes and a bias of 4 a channel."""
-    if isinstance(answer, bool | str):
-        return Feedback(False, f"{answer!r} is not a number")
     weights = OUTPUTS * INPUTS * KERNEL * WEIGHT_BITS // 8
     scales, biases = OUTPUTS * SCALE_BYTES, OUTPUTS * BIAS_BYTES
     right = weights + scales + biases
@@ -104,7 +102,7 @@ def check_layer_bytes(answer: float) -> Feedback:
         weights // KERNEL + scales + biases: "a kernel of 3×3 has 9 weights for each pair of channels",
         weights // WEIGHT_BITS * 32 + scales + biases: "that is the weights in float32; here they have 4 bits",
     }
-    value = float(answer)
+    value = as_number(answer)
     if value == right:
         return Feedback(True, f"{weights:,} for the weights, and {scales + biases:,} for what belongs to the channels")
     for mistake, reason in mistakes.items():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 
 from yolo_slim_lessons.float_quantization import FloatFormat, float_format, round_to_format
 from yolo_slim_lessons.integer_quantization import signal_to_noise
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
 
 __all__ = ["check_best_format", "check_decoded_bits", "check_largest_fp8"]
 
@@ -16,7 +17,7 @@ __all__ = ["check_best_format", "check_decoded_bits", "check_largest_fp8"]
 @check
 def check_decoded_bits(answer: float) -> Feedback:
     """The value of 1 1000 010 in fp8 e4m3."""
-    value = _number(answer)
+    value = as_number(answer)
     mistakes = {
         2.5: "the first bit is 1: the number is negative",
         -320.0: "2^8 is far too much: take the bias, 7, off the exponent field",
@@ -31,17 +32,18 @@ def check_decoded_bits(answer: float) -> Feedback:
         -66.0: "you read an integer with a sign bit; a float has an exponent and a mantissa",
         194.0: "you read an unsigned integer; a float has fields",
     }
-    if value == -2.5:
+    if _equal(value, -2.5):
         return Feedback(True, "−(1 + 2/8) × 2^(8 − 7)")
-    if value in mistakes:
-        return Feedback(False, mistakes[value])
+    for mistake, reason in mistakes.items():
+        if _equal(value, mistake):
+            return Feedback(False, reason)
     return Feedback(False, "sign 1, exponent field 1000 = 8, mantissa field 010 = 2: put them into the formula")
 
 
 @check
 def check_largest_fp8(answer: float) -> Feedback:
     """The largest finite number of fp8 e4m3."""
-    value = _number(answer)
+    value = as_number(answer)
     mistakes = {
         480.0: "that would be the code 1111 111, and just this one means NaN: the largest number is the one below",
         240.0: "so it would be if the whole highest exponent were kept for infinity and NaN, as IEEE 754 has it; e4m3 "
@@ -54,10 +56,11 @@ def check_largest_fp8(answer: float) -> Feedback:
         127.0: "that is the largest int8; a float has an exponent",
         -448.0: "that is the smallest",
     }
-    if value == float_format("fp8_e4m3").max:
+    if _equal(value, float_format("fp8_e4m3").max):
         return Feedback(True, "exponent field 15, mantissa field 6: (1 + 6/8) × 2^(15 − 7)")
-    if value in mistakes:
-        return Feedback(False, mistakes[value])
+    for mistake, reason in mistakes.items():
+        if _equal(value, mistake):
+            return Feedback(False, reason)
     return Feedback(
         False, "the highest exponent field is 15; with it, the mantissa field may be 0 to 6, since 7 would mean NaN"
     )
@@ -72,6 +75,7 @@ def check_best_format(answer: Callable[[torch.Tensor, int], str]) -> Feedback:
         "evenly spread numbers": (6 * torch.rand(2000, generator=generator) - 3, 6),
         "numbers from a bell curve": (bell, 8),
         "numbers of very different sizes": (bell * 2.0 ** torch.randint(-12, 4, (2000,), generator=generator), 8),
+        "large numbers from a bell curve": (3 * bell, 7),
     }
     for name, (values, bits) in tests.items():
         before = values.clone()
@@ -100,13 +104,15 @@ def _why_not_best(chosen: str, values: torch.Tensor, bits: int) -> str:
     told = f"{format.name} gives {decibels[format.name]:.1f} dB and {best} gives {decibels[best]:.1f}"
     if format.name == worst:
         return f"{told}: this is the worst of all, and more dB are better"
-    largest = {each.name: (values - round_to_format(values, each)).abs().max().item() for each in candidates}
+    errors = {each.name: (values - round_to_format(values, each)).abs() for each in candidates}
+    largest = {name: error.max().item() for name, error in errors.items()}
+    mean = {name: error.mean().item() for name, error in errors.items()}
     if format.name == min(largest, key=largest.get):
         return f"{told}: it has the smallest largest error, but dB count the errors of all values"
+    if format.name == min(mean, key=mean.get):
+        return f"{told}: it has the smallest mean error, but dB count the squares of errors, so the large ones more"
     return told
 
 
-def _number(answer: float) -> float:
-    if isinstance(answer, bool | str):
-        raise TypeError(f"{answer!r} is not a number")
-    return float(answer)
+def _equal(value: float, other: float) -> bool:
+    return math.isclose(value, other, rel_tol=1e-6)

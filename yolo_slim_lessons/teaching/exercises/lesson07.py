@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from yolo_slim_lessons.distillation.losses import known_label_loss, soft_target_loss
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
 
 __all__ = ["check_partly_labelled_loss", "check_soft_target_loss", "check_softened_ratio"]
 
@@ -22,9 +22,7 @@ Loss = Callable[..., torch.Tensor]
 @check
 def check_softened_ratio(answer: float) -> Feedback:
     """At temperature 1 a class is 81 times as likely as another: how many times at temperature 4?"""
-    if isinstance(answer, bool | str):
-        return Feedback(False, f"{answer!r} is not a number")
-    ratio = float(answer)
+    ratio = as_number(answer)
     mistakes = {
         81 / 4: "the temperature divides logits, not probabilities: take the logarithm of 81 first",
         81 / 16: "T² belongs to the loss; the softmax knows T alone, and it divides logits, not probabilities",
@@ -51,13 +49,18 @@ def check_soft_target_loss(answer: Loss) -> Feedback:
     scores, teacher_scores = (3 * torch.randn(6, 10, generator=generator) for _ in range(2))
     temperature = 4.0
     learnable = scores.clone().requires_grad_()
-    loss = answer(learnable, teacher_scores.clone(), temperature)
-    reason = _not_a_loss(loss, "if the target holds log-probabilities, say log_target=True, else use softmax there")
+    target = teacher_scores.clone()
+    loss = answer(learnable, target, temperature)
+    if not torch.equal(target, teacher_scores):
+        return Feedback(False, "it changed the teacher's logits that it was given: make new tensors")
+    reason = _not_a_loss(
+        loss, learnable, "if the target holds log-probabilities, say log_target=True, else use softmax there"
+    )
     if reason:
         return Feedback(False, reason)
     value = loss.item()
     if math.isclose(value, soft_target_loss(scores, teacher_scores, temperature).item(), rel_tol=1e-4):
-        other = answer(scores, teacher_scores, 2.0).item()
+        other = answer(scores.clone(), teacher_scores.clone(), 2.0).item()
         if not math.isclose(other, soft_target_loss(scores, teacher_scores, 2.0).item(), rel_tol=1e-4):
             return Feedback(False, "right at temperature 4, wrong at 2: use the argument, not a fixed number")
         return Feedback(True, "both softened, the teacher's doubts as the target, and T² to keep gradients in size")
@@ -77,12 +80,16 @@ def check_partly_labelled_loss(answer: Loss) -> Feedback:
     hard = known_label_loss(scores, labels)
     known = labels >= 0
     soft_known = soft_target_loss(scores[known], answers[known], temperature)
+    soft_unknown = soft_target_loss(scores[~known], answers[~known], temperature)
     last_class = F.cross_entropy(scores, labels.remainder(10))
+    learnable = scores.clone().requires_grad_()
     try:
-        loss = answer(scores.clone().requires_grad_(), labels.clone(), answers.clone(), temperature, alpha)
+        loss = answer(learnable, labels.clone(), answers.clone(), temperature, alpha)
     except IndexError as error:
+        if "Target" not in str(error):
+            raise
         return Feedback(False, f"label -1 is no class ({error}): leave these images out of the cross-entropy")
-    reason = _not_a_loss(loss, "what stands for -1 must not get into the sum")
+    reason = _not_a_loss(loss, learnable, "what stands for -1 must not get into the sum")
     if reason:
         return Feedback(False, reason)
     mistakes = (
@@ -98,6 +105,28 @@ def check_partly_labelled_loss(answer: Loss) -> Feedback:
             "the teacher has answers for all images; only the cross-entropy leaves some out",
         ),
         (alpha * soft, "where are the labels? Their part is missing"),
+        (hard, "where is the teacher? Its part is missing"),
+        ((1 - alpha) * hard, "where is the teacher? Its part is missing"),
+        (
+            alpha * soft + (1 - alpha) * hard * known.sum(),
+            "the cross-entropy must be the mean over the images with a label; this one is their sum",
+        ),
+        (
+            alpha * soft + (1 - alpha) * F.cross_entropy(scores, labels.clamp(min=0)),
+            "label -1 was taken for class 0: leave these images out",
+        ),
+        (
+            alpha * soft + (1 - alpha) * F.cross_entropy(scores[labels > 0], labels[labels > 0]),
+            "0 is a class, too: only -1 means that there is no label",
+        ),
+        (
+            alpha * soft + (1 - alpha) * known_label_loss(scores / temperature, labels),
+            "the temperature belongs to the teacher's part; the cross-entropy takes the logits as they are",
+        ),
+        (
+            alpha * soft_unknown + (1 - alpha) * hard,
+            "the teacher speaks about all images, those with a label as well",
+        ),
         (alpha * soft / temperature**2 + (1 - alpha) * hard, "the teacher's part lacks T²"),
     )
     value = loss.item()
@@ -106,26 +135,43 @@ def check_partly_labelled_loss(answer: Loss) -> Feedback:
             if math.isclose(value, mistake.item(), rel_tol=1e-4):
                 return Feedback(False, why)
         return Feedback(False, f"for one batch it gives {value:.4g}, and the sum worked out by hand is another")
-    none = torch.full_like(labels, -1)
-    alone = answer(scores, none, answers, temperature, alpha)
+    cooler = 0.3 * soft_target_loss(scores, answers, 2.0) + 0.7 * hard
+    other = answer(scores.clone(), labels.clone(), answers.clone(), 2.0, 0.3)
+    if not math.isclose(torch.as_tensor(other).item(), cooler.item(), rel_tol=1e-4):
+        return Feedback(
+            False, "right for one temperature and alpha, wrong for others: use the arguments, not fixed numbers"
+        )
+    none, learnable = torch.full_like(labels, -1), scores.clone().requires_grad_()
+    alone = answer(learnable, none, answers.clone(), temperature, alpha)
+    if alone is None:
+        return Feedback(False, "for a batch in which no image has a label it returns nothing")
     if not torch.as_tensor(alone).isfinite():
         return Feedback(False, "a batch in which no image has a label gives nan: the mean of nothing; return 0 for it")
-    if not math.isclose(float(alone), (alpha * soft).item(), rel_tol=1e-4):
+    if not math.isclose(torch.as_tensor(alone).item(), (alpha * soft).item(), rel_tol=1e-4):
         return Feedback(
             False, "right so far, but if no image of the batch has a label, alpha · the teacher's part is left"
         )
+    if reason := _not_a_loss(alone, learnable, ""):
+        return Feedback(False, f"for a batch without any label: {reason}")
     return Feedback(True, "everybody listens to the teacher, and those who have a label to it as well")
 
 
-def _not_a_loss(loss, cause_of_nan: str) -> str:
-    """Why ``loss`` cannot be trained with, or nothing."""
+def _not_a_loss(loss, learnable: torch.Tensor, cause_of_nan: str) -> str:
+    """Why ``loss`` cannot train the student's logits, or nothing."""
+    if loss is None:
+        return "the function returns nothing: end it with return …"
     if not isinstance(loss, torch.Tensor):
-        return f"it returned a {type(loss).__name__}, expected a tensor: .item() and float() cut off the gradient"
+        return (
+            f"it returned a {type(loss).__name__}, expected a tensor: .item(), float() and numpy() cut off the gradient"
+        )
     if loss.numel() != 1:
         return f"it returned shape {tuple(loss.shape)}, expected one number: sum over classes, mean over images"
     if loss.isnan():
         return f"it returned nan: {cause_of_nan}"
-    if not loss.requires_grad:
+    if (
+        not loss.requires_grad
+        or torch.autograd.grad(loss.sum(), learnable, retain_graph=True, allow_unused=True)[0] is None
+    ):
         return "no gradient reaches the student: its logits must not go through detach() or no_grad()"
     return ""
 
@@ -165,6 +211,11 @@ def _soft_target_mistakes(scores, teacher_scores, temperature):
             factor * kl(F.log_softmax(scores * temperature, 1), F.softmax(teacher_scores * temperature, 1)),
             "the logits are multiplied by T: that sharpens; divide them",
         ),
+        (
+            factor * F.kl_div(logs, teacher, reduction="batchmean", log_target=True),
+            "log_target=True wants log-probabilities as the target: log_softmax there, or leave it out",
+        ),
+        (-factor * right, "the sign is turned round: KL is never negative; log p of the teacher minus log q"),
         (factor * kl(scores / temperature, teacher), "the student's logits went in without log_softmax"),
         (
             -factor * (teacher * logs).sum(1).mean(),

@@ -1,0 +1,113 @@
+"""Every slider and drop-down of every lesson, moved in a real JupyterLab in a real browser, by mouse and by keyboard.
+
+Only the cells are run that the sliders need; ``BROWSER_ALL_CELLS=1`` runs all. Pictures of the screen come to lie in
+``screenshots/``, for somebody to look at.
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from lab import NOTEBOOKS, Lesson, find_chromium, running_browser, running_lab
+from needed_cells import sliders_and_their_needs
+
+SCREENSHOTS = Path(__file__).with_name("screenshots")
+TIME = re.compile(r"\d+% time|\d\.\d ms")  # measured anew for each answer, so it and its picture differ each time
+PATIENCE = 3  # seconds from a change to its answer on a machine that tests much else; benchmarks/sliders.py is strict
+
+if not find_chromium() and not os.environ.get("CI"):
+    pytest.skip("no Chromium: apt-get install chromium", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running_lab(tmp_path_factory.mktemp("lab") / "course") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def lesson(request, server, browser):
+    all_cells = bool(os.environ.get("BROWSER_ALL_CELLS"))
+    path = server.copy(request.param) if all_cells else server.copy(request.param, sliders_and_their_needs)
+    lesson = Lesson(browser, server, path)
+    lesson.name = request.param.stem
+    lesson.run_all()
+    yield lesson
+    lesson.close()
+
+
+def assert_shows_what_is_computed(box):
+    box.settle()
+    (sentence, picture), (sentence_now, picture_now) = box.shown(), box.computed()
+    assert TIME.sub("TIME", sentence) == TIME.sub("TIME", sentence_now), box.values()
+    assert "<img" in picture or "<svg" in picture
+    assert picture == picture_now or TIME.search(sentence), box.values()
+
+
+def test_every_control_works_by_keyboard_and_by_mouse(lesson):
+    assert lesson.errors() == []
+    assert lesson.boxes()
+    for box in lesson.boxes():
+        assert_shows_what_is_computed(box)
+        for control in box.controls():
+            seen = {box.shown()}
+            for move in control.moves():
+                move()
+                assert_shows_what_is_computed(box)
+                assert (box.seconds() or 0) < PATIENCE, control.label
+                seen.add(box.shown())
+            one_choice = control.is_at_end(+1) and control.is_at_end(-1)  # threads, on a machine with one
+            assert len(seen) > 1 or one_choice, f"{control.label}: whatever one chooses, it shows the same"
+    assert lesson.errors() == lesson.complaints == []
+
+
+def test_a_quick_drag_ends_with_its_last_value_and_leaves_no_backlog(lesson):
+    for box in lesson.boxes():
+        for slider in filter(lambda control: control.handle, box.controls()):
+            slider.press("Home")
+            box.settle()
+            slider.drag(*(step / 20 for step in range(21)))
+            let_go = time.time()
+            assert_shows_what_is_computed(box)
+            at_the_end = slider.value
+            slider.press("End")
+            box.settle()
+            assert slider.value == at_the_end, slider.label
+            assert box.drawn_since(let_go) <= 3, slider.label  # one under way, the last value's, and that of "End"
+
+
+def test_no_label_is_cut_off_and_no_picture_is_too_wide(lesson):
+    for zoom in (1, 1.5):
+        lesson.set_zoom(zoom)
+        for box in lesson.boxes():
+            for theme in ("JupyterLab Light", "JupyterLab Dark"):
+                lesson.set_theme(theme)
+                SCREENSHOTS.mkdir(exist_ok=True)
+                box.element.scroll_into_view_if_needed()
+                name = f"{lesson.name}-{box.number}-{theme.split()[1].lower()}-{zoom:.0%}.png"
+                lesson.page.screenshot(path=SCREENSHOTS / name)
+            assert box.cut_off() == []
+    assert lesson.errors() == []
+
+
+def test_after_a_restart_a_cell_says_what_is_missing_and_run_all_above_brings_it(server, browser):
+    lesson = Lesson(browser, server, server.copy(NOTEBOOKS[0], sliders_and_their_needs))
+    lesson.run_all()
+    lesson.restart()
+    lesson.page.wait_for_function("() => lesson.ready()")
+    lesson.run_cell(-1)
+    lesson.page.wait_for_function("() => lesson.errors().length")
+    assert lesson.errors()[0].startswith("NameError: name 'part' is not defined"), lesson.errors()
+    lesson.command("notebook:run-all-above")
+    lesson.page.wait_for_function("""() => lesson.ask("'draw' in globals()")""")  # made by the last cell above
+    lesson.run_cell(-1)
+    lesson.page.wait_for_function("() => lesson.boxes().length && lesson.status(0) && !lesson.errors().length")
+    lesson.close()

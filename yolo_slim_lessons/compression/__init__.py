@@ -1,0 +1,114 @@
+"""compress(): the stages of a recipe, one after the other, each with its scorecard.
+
+A recipe is a list of stages, and a stage is a function of this package with its settings: nothing that a learner could
+not type cell by cell. ``stages`` runs them, ``results`` shows what came of them, ``within_budget`` finds the recipe for
+a budget. Used in lessons 08 to 10; ``recipes/slim.yaml`` is the one that made the shipped ``nano.slim``. Leaves out:
+which layers lose what (``search``).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm.auto import tqdm
+from ultralytics.nn.tasks import ClassificationModel
+
+from yolo_slim_lessons.compression.results import Compression, StageResult, Target
+from yolo_slim_lessons.compression.stages import STAGES, Workshop, read_stages
+from yolo_slim_lessons.compression.within_budget import stay_within
+from yolo_slim_lessons.data import ImageData
+from yolo_slim_lessons.distillation import check_teacher
+from yolo_slim_lessons.measurement import compare, count_macs, count_parameters, evaluate
+from yolo_slim_lessons.models import check_classifier, image_size_of
+from yolo_slim_lessons.packing import packed_sizes
+from yolo_slim_lessons.search import Budget
+from yolo_slim_lessons.search.speed import onnx_runner
+
+__all__ = ["STAGES", "Compression", "StageResult", "Target", "compress", "read_stages"]
+
+
+def compress(
+    model: ClassificationModel,
+    data: ImageData,
+    recipe: str | Path | Mapping[str, object] | Budget,
+    *,
+    teacher: ClassificationModel | None = None,
+    folder: str | Path | None = None,
+    latency: bool = False,
+    progress: bool = True,
+) -> Compression:
+    """Take ``model`` through the stages of ``recipe``, or of one that is planned to stay within a budget.
+
+    Only ``data.train`` is learned from and only ``data.val`` is looked at; ``data.test`` stays for the report.
+
+    With a ``Budget``, ``plan_recipe`` makes the recipe, and the result says of each target whether it was met, as
+    measured in the end. What ``max_drop`` leaves of the accuracy only training tells: without ``target_bytes``, sizes
+    of 1/256 to 1/4 of the FP32 weights, each half as large as the next, are tried by bisection, three of the seven with
+    ``epochs`` each, and the smallest is kept that lost no more, or the last that was tried if all did.
+
+    Args:
+        model: a float classifier; it is left alone.
+        data: what to train on and to choose by.
+        recipe: the name of a shipped one (``"slim"``, ``"lossless"`` or ``"fast"``, of which only seed and stages
+            count here), the path of a YAML file, what stands in one, such as ``{"seed": 0, "stages":
+            [{"prune_channels": {"target_parameters": 0.2}}, …]}``, or a ``Budget``. The names of stages are those of
+            ``STAGES``.
+        teacher: for ``distill`` and ``train_quantized``; ``None`` takes ``model`` itself.
+        folder: keeps what each stage made, the state of trainings, and the recipes that were planned, as YAML. The
+            same call goes on there after it was stopped. ``None`` keeps nothing.
+        latency: time each stage's model in ONNX Runtime, in turns with the first. ``target_latency`` always does.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: no list of stages, an unknown one, a target that cannot be met, or whatever a stage objects to.
+        TypeError: ``model`` is no classifier.
+        FileNotFoundError: there is no such recipe.
+
+    Example:
+        >>> import yolo_slim_lessons as slim
+        >>> data = slim.load_images("fashion-mnist").take(train=500, val=200)
+        >>> recipe = {"stages": [{"prune_channels": {"prune_rate": 0.5}}, {"quantize_integer": {"bits": 4}}]}
+        >>> slim.compress(slim.load_model("nano"), data, recipe, progress=False).factor > 20
+        True
+    """
+    check_classifier(model)
+    if teacher is not None:
+        check_teacher(model, teacher)
+    folder = None if folder is None else Path(folder)
+    if isinstance(recipe, Budget):
+        timed = latency or recipe.target_latency is not None
+        run = functools.partial(_run, model, data, teacher=teacher, folder=folder, latency=timed, progress=progress)
+        return stay_within(recipe, model, data, folder, progress, run)
+    return _run(model, data, recipe, teacher, folder, latency, progress)
+
+
+def _run(model, data, recipe, teacher, folder, latency, progress) -> Compression:
+    recipe = read_stages(recipe)
+    workshop = Workshop(model, teacher or model, data, recipe["seed"], folder)
+    stages = [_measured("start", {}, model, data, 0.0)]
+    with tqdm(recipe["stages"], disable=not progress, leave=False) as bar:
+        for name, settings in bar:
+            bar.set_description(name)
+            made, seconds = workshop.run(stages[-1].model, name, settings, progress)
+            stages.append(_measured(name, settings, made, data, seconds))
+    if latency:
+        first, size = onnx_runner(model), image_size_of(model)
+        stages = [replace(stage, latency=compare(first, onnx_runner(stage.model), image_size=size)) for stage in stages]
+    plain = {"seed": recipe["seed"], "stages": [{name: settings} for name, settings in recipe["stages"]]}
+    return Compression(tuple(stages), plain)
+
+
+def _measured(name: str, settings: Mapping, model: ClassificationModel, data: ImageData, seconds: float) -> StageResult:
+    return StageResult(
+        name,
+        settings,
+        model,
+        evaluate(model, data.val, progress=False),
+        count_parameters(model),
+        count_macs(model),
+        packed_sizes(model).file,
+        seconds,
+    )

@@ -1,0 +1,130 @@
+"""Leave PyTorch: a model as an ONNX file, and sessions of ONNX Runtime that run it. Used in lesson 09.
+
+``float_graph`` and ``integer_graph`` write what the model computes, ``preprocessing`` puts the steps from a picture in
+front, ``session`` runs the file. Leaves out: other runtimes, though many read the same files (see
+``benchmarks/deployment.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import numbers
+from pathlib import Path
+
+import onnx
+import torch
+from ultralytics.nn.tasks import ClassificationModel
+
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.deployment.float_graph import float_graph
+from yolo_slim_lessons.deployment.integer_graph import integer_graph
+from yolo_slim_lessons.deployment.preprocessing import with_preprocessing
+from yolo_slim_lessons.deployment.session import onnx_session, run_onnx
+from yolo_slim_lessons.integer_quantization import QuantizedLayer, quantize_integer
+from yolo_slim_lessons.low_bits import correct_biases
+from yolo_slim_lessons.models import check_classifier, image_size_of, weight_layers, write_atomically
+
+__all__ = ["export_onnx", "onnx_session", "run_onnx"]
+
+PRECISIONS = ("fp32", "fp16")
+
+
+def export_onnx(
+    model: ClassificationModel,
+    path: str | Path,
+    *,
+    image_size: int | None = None,
+    precision: str = "fp32",
+    bits: int | None = None,
+    calibration: Split | torch.Tensor | None = None,
+    preprocess: bool = False,
+) -> Path:
+    """Write ``model`` as an ONNX file, as it is or quantized on the way.
+
+    The graph reads ``images``, float N×3×H×W in 0…1, any N, and answers with ``logits``, N×classes. The file's metadata
+    hold ``class_names``, a list in JSON, and ``image_size``.
+
+    What the file computes with follows from the model: FP32 for a float one; 8-bit integers (QDQ, see
+    ``integer_graph``) for one of ``quantize_integer`` with ``activation_bits``; floats from integer weights of 4, 8 or
+    16 bits for one without. On x86 processors without VNNI, ONNX Runtime adds products of 8-bit weights in 16 bits,
+    which can overflow; weights of 7 bits cannot.
+
+    Args:
+        model: a classifier, pruned or not, quantized or not; it is left alone.
+        path: must end in ``.onnx``. An older file stays whole until the new one is complete.
+        image_size: pixels a side; ``None`` takes what the model was trained for.
+        precision: ``"fp32"`` or ``"fp16"``, for a model whose weights are floats. FP16 halves the file; most processors
+            convert back to compute.
+        bits: quantizes a float model first. 5 to 8: weights of so many bits, activations of 8, biases corrected, all
+            by ``calibration``. 2 to 4: weights alone, rounded to nearest; ``slim.learn_rounding`` rounds better, and
+            its result can be exported likewise.
+        calibration: for 5 bits and more, some hundred training images; labels are not looked at.
+        preprocess: the graph reads ``pictures`` instead, uint8 N×H×W×3 in RGB, all of one size but of any, as a camera
+            or PIL gives them, and answers with ``probabilities``. It resizes and cuts out as ``slim.load_images`` does.
+
+    Raises:
+        TypeError: ``model`` is no classifier, or integers for activations of another family than yolov8-cls are asked
+            for.
+        ValueError: another ending, precision or number of bits, ``calibration`` missing or not used, or a quantized
+            model that is to be quantized again or that ONNX Runtime could not run.
+
+    Example:
+        >>> import tempfile, yolo_slim_lessons as slim
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = export_onnx(slim.load_model("nano"), Path(folder) / "nano.onnx")
+        ...     [entry.name for entry in onnx_session(file).get_inputs()]
+        ['images']
+    """
+    path = Path(path)
+    _check_arguments(model, path, precision, bits, calibration)
+    size = image_size_of(model) if image_size is None else image_size
+    names = list(model.names.values())
+    if bits is not None:
+        model = _quantized(model, bits, calibration)
+    layers = [layer for _, layer in weight_layers(model) if isinstance(layer, QuantizedLayer)]
+    if any(layer.input_grid is not None for layer in layers):
+        graph = integer_graph(model, size)
+    else:
+        graph = float_graph(model, size, precision)
+    if preprocess:
+        graph = with_preprocessing(graph, size)
+    graph.producer_name = "yolo_slim_lessons"
+    onnx.helper.set_model_props(graph, {"class_names": json.dumps(names), "image_size": str(size)})
+    onnx.checker.check_model(graph)
+    write_atomically(path, lambda temporary: temporary.write_bytes(graph.SerializeToString()))
+    return path
+
+
+def _quantized(model: ClassificationModel, bits: int, calibration) -> ClassificationModel:
+    if bits <= 4:
+        return quantize_integer(model, bits)
+    return correct_biases(quantize_integer(model, bits, 8, calibration), model, calibration)
+
+
+def _check_arguments(model, path: Path, precision, bits, calibration) -> None:
+    check_classifier(model)
+    if path.suffix != ".onnx":
+        raise ValueError(f"path={str(path)!r}: expected a name that ends in .onnx")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r}: expected one of {PRECISIONS}")
+    if bits is not None and (isinstance(bits, bool) or not isinstance(bits, numbers.Integral) or not 2 <= bits <= 8):
+        raise ValueError(f"bits={bits!r}: expected an integer from 2 to 8, or None for a model as it is")
+    if bits is not None and bits > 4 and calibration is None:
+        raise ValueError(
+            f"bits={bits} needs calibration=: some hundred training images, such as data.train.take(512), to find the "
+            "activations' ranges with"
+        )
+    if calibration is not None and (bits is None or bits <= 4):
+        raise ValueError(
+            f"calibration is not used with bits={bits}, which leaves activations in float: leave it out, or export "
+            "slim.quantize_integer(model, bits, activation_bits=8, calibration=…)"
+        )
+    quantized = any(isinstance(layer, QuantizedLayer) for _, layer in weight_layers(model))
+    if precision != "fp32" and (bits is not None or quantized):
+        raise ValueError(f"precision={precision!r}: weights are integers here; expected 'fp32'")
+    rounded = getattr(model, "float_quantization", None)
+    if rounded and rounded["activations"]:
+        raise ValueError(
+            f"model rounds activations to {rounded['activations']}, which ONNX has no operator for: "
+            "use quantize_float with activations=None"
+        )

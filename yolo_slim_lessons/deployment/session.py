@@ -1,0 +1,114 @@
+"""Run an ONNX file in ONNX Runtime: threads, warm-up and batches. Used in lesson 09.
+
+Leaves out: other processors than the one it runs on, though a session of ONNX Runtime takes its providers likewise.
+"""
+
+from __future__ import annotations
+
+import numbers
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from yolo_slim_lessons.data import Split, as_floats
+
+
+def onnx_session(
+    path: str | Path, threads: int | None = None, *, warmup: int = 0, batch_size: int = 1
+) -> onnxruntime.InferenceSession:
+    """A session on the processor; ``session.run(None, {"images": array})[0]`` are the logits.
+
+    Weights of few bits in a file whose activations are floats are made floats once, here: left to itself, ONNX Runtime
+    does so again for every batch.
+
+    Args:
+        path: of an ONNX file.
+        threads: ``None`` takes as many as PyTorch uses. They sleep between two calls, or a session that waits would
+            slow down whatever else is timed.
+        warmup: runs on grey images before the session is handed out; the first ones take longer, since memory is
+            asked for.
+        batch_size: images in each of these runs.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no ONNX model, ``threads`` or ``batch_size`` is below 1, or ``warmup`` below 0.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path={str(path)!r}: there is no such file; export_onnx writes one")
+    for name, value, least in (("threads", threads, 1), ("warmup", warmup, 0), ("batch_size", batch_size, 1)):
+        if value is not None and (not isinstance(value, numbers.Integral) or value < least):
+            raise ValueError(f"{name}={value!r}: expected {least} or more")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        operators = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+        if "QuantizeLinear" not in operators:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        # ONNX Runtime takes every path for UTF-8, also where the system's names of files are written in another way.
+        model = str(path) if str(path).isascii() else Path(path).read_bytes()
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # protobuf and ONNX Runtime have kinds of errors of their own
+        raise ValueError(
+            f"path={str(path)!r} is not an ONNX model that ONNX Runtime {onnxruntime.__version__} can run ({error}): "
+            "write it again with export_onnx"
+        ) from error
+    if warmup:
+        grey = torch.full((batch_size, 3, *_input_size(session)), 128, dtype=torch.uint8)
+        for _ in range(warmup):
+            run_onnx(session, grey, batch_size)
+    return session
+
+
+def run_onnx(
+    session: onnxruntime.InferenceSession, images: Split | torch.Tensor, batch_size: int = 256
+) -> torch.Tensor:
+    """What the graph answers for every image: logits, or probabilities with ``preprocess=True``; float32 N×classes.
+
+    ``functools.partial(slim.run_onnx, session)`` is a function of images, which ``slim.compare`` times.
+
+    Args:
+        session: from ``onnx_session``.
+        images: a ``Split``, or a tensor N×3×H×W, uint8 or float 0…1.
+        batch_size: images in one call of ONNX Runtime.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1, there is no image, its shape does not fit, or it is float where the graph
+            reads bytes.
+
+    Example:
+        >>> import tempfile, yolo_slim_lessons as slim
+        >>> data = slim.load_images("fashion-mnist")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     session = onnx_session(slim.export_onnx(slim.load_model("nano"), Path(folder) / "nano.onnx"))
+        >>> data.class_names[run_onnx(session, data.test.images[:1]).argmax()]
+        'Ankle boot'
+    """
+    images = images.images if isinstance(images, Split) else images
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: expected a positive integer")
+    if images.dim() != 4 or images.shape[1] != 3 or len(images) == 0:
+        raise ValueError(f"images has shape {tuple(images.shape)}: expected N×3×H×W with at least one image")
+    entry = session.get_inputs()[0]
+    reads_bytes = entry.type == "tensor(uint8)"
+    if reads_bytes and images.dtype != torch.uint8:
+        raise ValueError(f"images are {images.dtype}: the graph was exported with preprocess=True and reads uint8")
+    if not reads_bytes and tuple(images.shape[2:]) != tuple(entry.shape[2:]):
+        raise ValueError(f"images have {tuple(images.shape[2:])} pixels: the graph reads {tuple(entry.shape[2:])}")
+    answers = []
+    for batch in images.split(batch_size):
+        if reads_bytes:
+            batch = batch.permute(0, 2, 3, 1)
+        elif batch.dtype == torch.uint8:
+            batch = as_floats(batch)
+        answers.append(session.run(None, {entry.name: np.ascontiguousarray(batch.numpy())})[0])
+    return torch.from_numpy(np.concatenate(answers))
+
+
+def _input_size(session: onnxruntime.InferenceSession) -> tuple[int, int]:
+    """Height and width of images to warm up with: the graph's own, or any where it takes any."""
+    *_, height, width = session.get_inputs()[0].shape
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else (64, 64)
