@@ -178,6 +178,16 @@ def write_notebook(path, *sources, tags=()):
     return path
 
 
+def test_memory_of_programs_that_a_lesson_starts_counts(tmp_path):
+    child = "import time; held = bytearray(b'x') * 400_000_000; time.sleep(0.5)"
+    lesson = lesson_report.measure_notebook(
+        write_notebook(
+            tmp_path / "00.ipynb", f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])"
+        )
+    )
+    assert 400e6 < lesson.peak_bytes < 700e6
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """A notebook that sleeps, computes and holds memory, each for a known amount."""

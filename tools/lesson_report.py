@@ -31,8 +31,9 @@ BEGIN, END = "<!-- measured by make lesson-report: begin -->", "<!-- measured by
 SYSTEM_BYTES = 1e9  # of a machine's memory, for everything but the learners
 MACHINES = (4, 8, 16, 32, 64)  # GB
 CONVENTIONS = (
-    "Memory is that of the kernel at its largest. It counts the libraries for each learner, although a machine that "
-    "many share holds them once; that leaves room for each learner's Jupyter server. *Busy cores* is the processor "
+    "Memory is that of the kernel at its largest, with what the programs that it starts do not share with it. The "
+    "libraries count for each learner, although a machine that many share holds them once; that leaves room for each "
+    "learner's Jupyter server. *Busy cores* is the processor "
     "time divided by the time that the lesson states for working through it."
 )
 
@@ -45,7 +46,7 @@ class Lesson:
         name: of its file, without ending.
         seconds: from the first cell to the last.
         cpu_seconds: processor time of the kernel, of all cores together.
-        peak_bytes: most memory (resident set) that the kernel and its children held.
+        peak_bytes: most memory that the kernel (its resident set) and its children (their unique set) held.
         cells: (seconds, first line of its source) of each code cell, in order.
         stated_minutes: what its first cell says that it takes a learner; ``None`` if it says nothing.
         error: the last line of the error that ended it; empty if there was none.
@@ -184,14 +185,15 @@ def describe_machine() -> str:
 
 @contextlib.contextmanager
 def _watch_memory(process: psutil.Process, every: float = 0.05) -> Iterator[list[int]]:
-    """Within, the memory of ``process`` and its children is noted in the list, in bytes."""
+    """Within, the memory of ``process`` and what its children have to themselves is noted in the list, in bytes."""
     peak, ended = [process.memory_info().rss], threading.Event()
 
     def watch() -> None:
         while not ended.wait(every):
             with contextlib.suppress(psutil.NoSuchProcess):  # a child that ends just now
-                family = [process, *process.children(recursive=True)]
-                peak.append(sum(member.memory_info().rss for member in family))
+                children = process.children(recursive=True)
+                # Not their resident sets, which count the libraries once more that the kernel has in memory already.
+                peak.append(process.memory_info().rss + sum(child.memory_full_info().uss for child in children))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
