@@ -6,7 +6,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# The same examples in each run, and no limit on their time: whoever runs the tests learns of faults, not of bad luck.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 # Ultralytics writes its settings when it is imported: here, into a folder that goes when the tests end.
 _settings = tempfile.TemporaryDirectory(prefix="ultralytics-settings-", ignore_cleanup_errors=True)

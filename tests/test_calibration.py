@@ -124,7 +124,7 @@ def divergence_in_loops(counts, stop, levels):
 
 
 @given(st.lists(st.integers(0, 20), min_size=12, max_size=40), st.integers(4, 8), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_divergence_is_that_of_the_definition(counts, levels, draw):
     assume(any(counts))
     stop = draw.draw(st.integers(levels, len(counts)))

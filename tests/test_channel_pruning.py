@@ -125,7 +125,7 @@ def test_removing_zero_channels_changes_no_output(architecture, images):
     torch.testing.assert_close(outputs(pruned, images), outputs(model, images), rtol=0, atol=1e-5)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(share=st.floats(0, 0.95), prune_type=st.sampled_from(["magnitude", "bn_scale"]))
 def test_removing_zero_channels_of_the_trained_model_changes_no_output(nano, images, share, prune_type):
     model, rates = with_zero_channels(nano, share)
@@ -136,7 +136,7 @@ def test_removing_zero_channels_of_the_trained_model_changes_no_output(nano, ima
 # Whatever is asked for
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     architecture=st.sampled_from(["yolov8n-cls.yaml", "yolov8s-cls.yaml", "yolo11n-cls.yaml"]),
     share=st.floats(0.3, 0.99),

@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -93,7 +93,6 @@ def test_small_formats_by_hand():
 
 
 @given(st.integers(1, 8), st.integers(0, 23), st.floats(width=32, allow_nan=False, allow_infinity=False))
-@settings(deadline=None)
 def test_the_result_is_a_neighbour_and_none_is_nearer(exponent_bits, mantissa_bits, x):
     format = float_format(f"e{exponent_bits}m{mantissa_bits}")
     y = round_to_format(torch.tensor(x), format).item()

@@ -43,7 +43,7 @@ finite = st.floats(-1e4, 1e4, width=32)
     st.booleans(),
     st.booleans(),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_grid_rounds_like_numpy_and_snaps_to_what_it_stores(numbers, low, high, bits, symmetric, signed):
     grid = slim.IntegerGrid.from_range(
         torch.tensor(min(low, high)), torch.tensor(max(low, high)), bits, symmetric=symmetric, signed=signed

@@ -326,7 +326,7 @@ def test_narrow_networks_can_be_repaired(nano, few, calibration):
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_chosen_bits_are_the_best_of_all(data):
     layers, count = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
     numbers = st.lists(st.integers(0, 9), min_size=count, max_size=count)

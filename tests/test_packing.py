@@ -204,7 +204,7 @@ def test_entropy_by_hand_and_by_scipy():
 
 
 @given(arrays.arrays(np.int64, st.integers(1, 3000), elements=st.integers(0, 300), fill=st.just(7)), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_coder_returns_what_it_was_given(symbols, more):
     second = np.array(more.draw(st.lists(st.integers(0, 3), min_size=1)))
     tables = [entropy_coder.frequencies(entropy_coder.rough_counts(np.bincount(s))) for s in (symbols, second)]
@@ -243,7 +243,7 @@ def round_trip(tensor):
 
 
 @given(st.sampled_from(list(FLAT)), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_float_comes_back_bit_by_bit(dtype, draw):
     patterns = draw.draw(FLAT[dtype])
     patterns = np.repeat(patterns, draw.draw(st.sampled_from([1, 50])))  # repeated values, too, make a codebook
@@ -260,7 +260,7 @@ def test_any_float_comes_back_bit_by_bit(dtype, draw):
     st.integers(0, 40),
     st.integers(0, 2**32),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_integer_comes_back(dtype, count, spread, seed):
     info = torch.iinfo(dtype)
     low, high = max(info.min, -(2**spread), -(2**31)), min(info.max, 2**spread, 2**31 - 1)

@@ -15,7 +15,7 @@ from needed_cells import sliders_and_their_needs
 
 SCREENSHOTS = Path(__file__).with_name("screenshots")
 TIME = re.compile(r"\d+% time|\d\.\d ms")  # measured anew for each answer, so it and its picture differ each time
-PATIENCE = 3  # seconds from a change to its answer on a machine that tests much else; benchmarks/sliders.py is strict
+PATIENCE = 10  # seconds from a change to its answer on a busy machine; benchmarks/sliders.py measures on one that rests
 
 if not find_chromium() and not os.environ.get("CI"):
     pytest.skip("no Chromium: apt-get install chromium", allow_module_level=True)
