@@ -77,6 +77,8 @@ def test_has_the_parts_of_a_lesson(path):
         assert part in first
     for part in ("What goes wrong", "Your turn", "In short"):
         assert re.search(f"^## .*{part}", prose, re.MULTILINE), f"no section {part!r}"
+    if not path.name.startswith("00"):
+        assert prose.count("**An open task.**") == 1
 
 
 def test_headings_come_in_order(path):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 import time
 
+from matplotlib.figure import Figure
+
 from yolo_slim_lessons.teaching import widgets
 
 _explored: list[Explored] = []
@@ -46,12 +48,25 @@ def values(box: int) -> list[str]:
 
 
 def answer(box: int) -> tuple[str, str]:
-    """(sentence, picture) that the package computes for the present values; the picture as JupyterLab gets it."""
+    """(sentence, picture) that the package computes for the present values; the picture as JupyterLab gets it.
+
+    Raises:
+        ValueError: something of the picture reaches beyond its edge, where it is cut off.
+    """
     explored = _explored[box]
     with explored.lock:
         now = {name: control.value for name, control in explored.controls.items()}
         picture, sentence = explored.draw(**now)
+        if isinstance(picture, Figure) and (beyond := inches_beyond_the_edge(picture)) > 0.02:  # two pixels
+            raise ValueError(f"{now}: the picture reaches {beyond:.2f} inches beyond its edge")
     return sentence, picture if isinstance(picture, str) else widgets._as_html(picture, sentence)
+
+
+def inches_beyond_the_edge(figure: Figure) -> float:
+    """How far words and lines reach out of ``figure``."""
+    figure.draw_without_rendering()  # which gives everything its place
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    return max(-drawn.x0, -drawn.y0, drawn.x1 - width, drawn.y1 - height)
 
 
 def drawn_since(box: int, moment: float) -> int:

@@ -47,8 +47,12 @@ def draw_tied_channels(model: ClassificationModel, *blocks: str) -> Figure:
     columns = {layer: COLUMN * place for place, layer in enumerate(name for name in trace(model) if name in touched)}
     heights = [LINE * max(2.4, 1.3 + 0.6 * len(_words(group)), 1 + 0.8 * _most_parts(group)) for group in rows]
     right, bottom = max(columns.values()) + COLUMN / 2, -sum(heights)
-    figure, axes = plots.new_figure(size=(right + LABEL + 0.2, 1.0 - bottom))
-    axes.set(xlim=(-LABEL - 0.1, right), ylim=(bottom - 0.45, 0.55))
+    legend = "filled: makes the channels · empty: reads them · a row goes as one · an arrow on the left: equally many"
+    legend = textwrap.wrap(legend, round(15 * (LABEL + right)))  # letters an inch
+    below = 0.3 + 0.16 * len(legend)
+    figure, axes = plots.new_figure(size=(LABEL + 0.1 + right, 0.55 - bottom + below))
+    figure.set_layout_engine("none")  # one unit is one inch, so that words and boxes keep their distance
+    axes.set(position=(0, 0, 1, 1), xlim=(-LABEL - 0.1, right), ylim=(bottom - below, 0.55))
     axes.axis("off")
     for layer, x in columns.items():
         band = Rectangle((x - 0.45 * COLUMN, bottom), 0.9 * COLUMN, -bottom, facecolor=GREY, alpha=0.1)
@@ -63,8 +67,7 @@ def draw_tied_channels(model: ClassificationModel, *blocks: str) -> Figure:
         if group.same_size_as in centers and centers[group.name] > centers[group.same_size_as]:
             ends = (centers[group.name], centers[group.same_size_as])
             axes.annotate("", *((-LABEL - 0.02, y) for y in ends), arrowprops={"arrowstyle": "<->", "color": GREY})
-    legend = "filled: makes the channels · empty: reads them · a row goes as one · an arrow on the left: equally many"
-    axes.text(-LABEL, bottom - 0.3, legend, fontsize=8.5, color=GREY)
+    axes.text(-LABEL, bottom - 0.15, "\n".join(legend), fontsize=8.5, color=GREY, va="top")
     return figure
 
 
