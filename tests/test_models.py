@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from ultralytics import YOLO
-from ultralytics.nn.tasks import ClassificationModel
+from ultralytics.nn.tasks import ClassificationModel, DetectionModel
 from ultralytics.utils import LOGGER
 
 import yolo_slim_lessons as slim
@@ -49,6 +49,14 @@ def weights_copy(tmp_path, monkeypatch):
 
 
 # new models
+
+
+def test_models_share_no_part(fresh):
+    other = slim.new_model("yolov8n-cls.yaml", ("ant", "bee", "cat"), image_size=32)
+    assert not {id(part) for part in fresh.modules()} & {id(part) for part in other.modules()}
+    before = str(fresh)
+    DetectionModel("yolov8n.yaml", verbose=False)  # sets a switch of an activation that all models have in common
+    assert str(fresh) == before == str(slim.new_model("yolov8n-cls.yaml", ("ant", "bee", "cat"), image_size=32))
 
 
 def test_new_model_is_a_plain_ultralytics_classifier(fresh):

@@ -28,7 +28,7 @@ import ultralytics
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.data.augment import classify_transforms
-from ultralytics.nn.modules import Classify
+from ultralytics.nn.modules import Classify, Conv
 from ultralytics.nn.tasks import ClassificationModel, load_checkpoint
 from ultralytics.utils import LOGGER
 
@@ -60,6 +60,10 @@ def new_model(architecture: str, class_names: tuple[str, ...], image_size: int =
         model = ClassificationModel(architecture, nc=len(class_names), verbose=False)
     if not isinstance(model.model[-1], Classify):
         raise ValueError(f"architecture={architecture!r}: expected a classifier, such as 'yolov8n-cls.yaml'")
+    # Ultralytics gives all models of a process one and the same activation, and changes it when it builds a detector.
+    for block in model.modules():
+        if isinstance(block, Conv) and isinstance(block.act, nn.SiLU):
+            block.act = nn.SiLU()
     model.names = dict(enumerate(class_names))
     model.task = "classify"
     model.args = {"task": "classify", "imgsz": image_size}

@@ -56,17 +56,17 @@ def answer(box: int) -> tuple[str, str]:
     explored = _explored[box]
     with explored.lock:
         now = {name: control.value for name, control in explored.controls.items()}
-        picture, sentence = explored.draw(**now)
-        if isinstance(picture, Figure) and (beyond := inches_beyond_the_edge(picture)) > 0.02:  # two pixels
+        drawn, sentence = explored.draw(**now)
+        picture = drawn if isinstance(drawn, str) else widgets._as_html(drawn, sentence)
+        if isinstance(drawn, Figure) and (beyond := inches_beyond_the_edge(drawn)) > 0.02:  # two pixels
             raise ValueError(f"{now}: the picture reaches {beyond:.2f} inches beyond its edge")
-    return sentence, picture if isinstance(picture, str) else widgets._as_html(picture, sentence)
+    return sentence, picture
 
 
 def inches_beyond_the_edge(figure: Figure) -> float:
-    """How far words and lines reach out of ``figure``."""
-    figure.draw_without_rendering()  # which gives everything its place
-    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
-    return max(-drawn.x0, -drawn.y0, drawn.x1 - width, drawn.y1 - height)
+    """How far words and lines reach out of ``figure``, which was saved."""
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    return max(-box.x0, -box.y0, box.x1 - width, box.y1 - height)
 
 
 def drawn_since(box: int, moment: float) -> int:
