@@ -113,6 +113,7 @@ def main() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     data, nano = slim.load_images("fashion-mnist"), slim.load_model("nano")
     results = Results(Path(__file__).parent / "results" / "quantization.json")
+    made_on = results.get("machine", machine)
     bench, calibration = Bench(data, nano), data.train.take(CALIBRATION_IMAGES)
     images, part = as_floats(calibration.images), data.take(QAT_IMAGES, 1000)
     quantize = partial(slim.quantize_integer, nano, calibration=calibration)
@@ -160,7 +161,7 @@ def main() -> None:
     lines = [
         "# Quantization",
         "",
-        f"Made by `python benchmarks/quantization.py` on {machine()}.",
+        f"Made by `python benchmarks/quantization.py` on {made_on}.",
         "",
         f"Calibrated on the same {CALIBRATION_IMAGES} training images, without labels. W4A4 and W3 are trained for "
         f"{QAT_EPOCHS} epochs on {QAT_IMAGES:,} images. Agreement (same answer as nano) and signal to noise of the "
