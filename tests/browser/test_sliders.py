@@ -1,7 +1,7 @@
 """Every slider and drop-down of every lesson, moved in a real JupyterLab in a real browser, by mouse and by keyboard.
 
-Only the cells are run that the sliders need; ``BROWSER_ALL_CELLS=1`` runs all. Pictures of the screen come to lie in
-``screenshots/``, for somebody to look at.
+All cells are run before, as a learner does. Pictures of the screen come to lie in ``screenshots/``, for somebody to look
+at.
 """
 
 import os
@@ -35,9 +35,7 @@ def browser():
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
 def lesson(request, server, browser):
-    all_cells = bool(os.environ.get("BROWSER_ALL_CELLS"))
-    path = server.copy(request.param) if all_cells else server.copy(request.param, sliders_and_their_needs)
-    lesson = Lesson(browser, server, path)
+    lesson = Lesson(browser, server, server.copy(request.param))
     lesson.name = request.param.stem
     lesson.run_all()
     yield lesson
