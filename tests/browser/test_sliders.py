@@ -1,7 +1,6 @@
 """Every slider and drop-down of every lesson, moved in a real JupyterLab in a real browser, by mouse and by keyboard.
 
-All cells are run before, as a learner does. Pictures of the screen come to lie in ``screenshots/``, for somebody to look
-at.
+All cells are run before, as a learner does. Pictures of the screen come to lie in ``screenshots/``, to be looked at.
 """
 
 import os
