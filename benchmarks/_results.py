@@ -31,6 +31,18 @@ class Results:
             print(f"{name}: {self.values[name]}", flush=True)
         return self.values[name]
 
+    def keep_to(self, settings: dict) -> None:
+        """Note ``settings``, and see that all stored results are theirs.
+
+        Raises:
+            ValueError: the file holds results of other settings.
+        """
+        stored = self.get("settings", lambda: settings)
+        if stored != settings:
+            raise ValueError(
+                f"{self.path} holds results of other settings, {stored}: move it away, or use another file"
+            )
+
     def write_table(self, text: str) -> None:
         """Write the readable table beside the results, and print it."""
         write_atomically(self.path.with_suffix(".md"), lambda file: file.write_text(text, encoding="utf-8"))

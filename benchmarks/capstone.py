@@ -51,9 +51,7 @@ def run(settings: Settings, file: Path = RESULTS) -> dict:
         ValueError: ``file`` holds results of other settings.
     """
     results = Results(file)
-    stored = results.get("settings", lambda: asdict(settings))
-    if stored != asdict(settings):
-        raise ValueError(f"{file} holds results of other settings, {stored}: move it away, or use another file")
+    results.keep_to(asdict(settings))
     results.get("machine", machine)
     splits = [
         results.get(f"split {seed}", lambda seed=seed: one_split(settings, seed)) for seed in range(settings.splits)

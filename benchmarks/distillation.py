@@ -57,9 +57,7 @@ def run(settings: Settings, file: Path = RESULTS) -> list[dict]:
         ValueError: ``file`` holds results of other settings.
     """
     results = Results(file)
-    stored = results.get("settings", lambda: asdict(settings))
-    if stored != asdict(settings):
-        raise ValueError(f"{file} holds results of other settings, {stored}: move it away, or use another file")
+    results.keep_to(asdict(settings))
     results.get("machine", machine)
     data = slim.load_images("fashion-mnist", settings.image_size)
     data = data.take(len(data.train), PROGRESS_IMAGES)

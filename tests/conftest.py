@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import hypothesis
+import matplotlib.pyplot as plt
 import pytest
 
 # The same examples in each run, and no limit on their time: whoever runs the tests learns of faults, not of bad luck.
@@ -23,6 +24,13 @@ _paths = [str(Path(__file__).with_name("no_network")), os.environ.get("PYTHONPAT
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
 
 import yolo_slim_lessons as slim  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """Figures that a test has drawn and not shown stay open in pyplot, and there may be hundreds."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

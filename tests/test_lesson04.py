@@ -1,6 +1,5 @@
 """The checks of lesson 04 know right from wrong, and its drawings show what is tied."""
 
-import matplotlib.pyplot as plt
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
@@ -8,13 +7,6 @@ from matplotlib.patches import Rectangle
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.teaching import exercises, plots
 from yolo_slim_lessons.teaching.tied_channels import draw_channel, draw_tied_channels
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
 
 # Exercise 1
 

@@ -1,26 +1,14 @@
 """The checks of lesson 05 know right from wrong, and its drawings show the grid."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from feedback_checks import assert_wrong
 from matplotlib.colors import to_hex
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.teaching import exercises, plots
 from yolo_slim_lessons.teaching.number_grids import draw_by_layer, draw_rounded, draw_ruler
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
-def assert_wrong(feedback, words):
-    assert not feedback.right
-    assert words in feedback.message
-
 
 # Exercise 1
 

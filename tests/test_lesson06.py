@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -11,13 +10,6 @@ from matplotlib.patches import Rectangle
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.teaching import exercises, plots
 from yolo_slim_lessons.teaching.float_pictures import draw_bits, draw_fit, draw_number_lines, float_fields, formula
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
 
 # Exercises
 

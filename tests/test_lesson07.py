@@ -4,17 +4,12 @@ import math
 
 import pytest
 import torch
+from feedback_checks import assert_wrong
 from torch.nn import functional as F
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.distillation import known_label_loss
 from yolo_slim_lessons.teaching import exercises
-
-
-def assert_wrong(feedback, words):
-    assert not feedback.right
-    assert words in feedback.message
-
 
 # Exercise 1
 

@@ -2,28 +2,16 @@
 
 import math
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from feedback_checks import assert_wrong
 from matplotlib.colors import to_hex
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.teaching import exercises, plots
 from yolo_slim_lessons.teaching.code_pictures import draw_divisions, draw_walk
 from yolo_slim_lessons.teaching.size_pictures import draw_areas, draw_waterfall
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
-def assert_wrong(feedback, words):
-    assert not feedback.right
-    assert words in feedback.message
-
 
 # Exercise 1
 

@@ -1,9 +1,9 @@
 """The checks of lesson 09 know right from wrong, and its drawings show what they are given."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from feedback_checks import assert_wrong
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 
@@ -15,18 +15,6 @@ from yolo_slim_lessons.teaching.runtime_pictures import (
     draw_two_speeds,
     kind_of,
 )
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
-
-
-def assert_wrong(feedback, words):
-    assert not feedback.right
-    assert words in feedback.message
-
 
 # Exercise 1
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from feedback_checks import assert_wrong
 from PIL import Image
 from sklearn.metrics import f1_score, precision_recall_curve, precision_score, recall_score
 from ultralytics import YOLO
@@ -337,11 +338,6 @@ def test_a_folder_that_may_not_be_written_to_is_left_alone(tmp_path, capsys, mon
 
 
 # Exercise 1
-
-
-def assert_wrong(feedback, words):
-    assert not feedback.right
-    assert words in feedback.message
 
 
 def test_rare_f1_is_that_of_scikit_learn():
