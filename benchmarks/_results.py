@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from yolo_slim_lessons.models import write_atomically
+from yolo_slim_lessons.files import write_atomically
 
 
 class Results:

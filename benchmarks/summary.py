@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.models import write_atomically
+from yolo_slim_lessons.files import write_atomically
 from yolo_slim_lessons.teaching import plots
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.calibration import FRACTIONS, image_batches, kl_divergence
-from yolo_slim_lessons.integer_quantization import IntegerGrid
+from yolo_slim_lessons.quantization import IntegerGrid
+from yolo_slim_lessons.quantization.calibration import FRACTIONS, image_batches, kl_divergence
 
 
 def grids(bits=8, **options):

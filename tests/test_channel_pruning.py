@@ -13,9 +13,9 @@ from ultralytics.nn.modules import C2f
 from ultralytics.nn.tasks import ClassificationModel, DetectionModel
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.channel_pruning.criteria import importance
-from yolo_slim_lessons.channel_pruning.surgery import remove_channels
 from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.pruning.channels.criteria import importance
+from yolo_slim_lessons.pruning.channels.surgery import remove_channels
 
 PRUNE_TYPES = ["magnitude", "random", "bn_scale", "taylor"]
 FAMILIES = [f"yolov8{scale}-cls.yaml" for scale in "nsmlx"] + [

@@ -9,9 +9,17 @@ import torch
 import yaml
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons import recipes, training
-from yolo_slim_lessons.compression import STAGES, Compression, StageResult, compress, read_stages, within_budget
-from yolo_slim_lessons.search import budgets
+from yolo_slim_lessons import training
+from yolo_slim_lessons.compression import (
+    STAGES,
+    Compression,
+    StageResult,
+    budgets,
+    compress,
+    read_stages,
+    recipes,
+    within_budget,
+)
 
 TRAINED = {"epochs": 2, "batch_size": 32, "augment": False}
 RECIPE = {

@@ -16,8 +16,8 @@ from ultralytics.data.augment import classify_transforms
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons import data as data_module
-from yolo_slim_lessons.data import DATA_DIR
 from yolo_slim_lessons.data.pictures import read_picture
+from yolo_slim_lessons.files import DATA_DIR
 
 FASHION_MNIST = DATA_DIR / "fashion-mnist"
 
@@ -119,6 +119,7 @@ from pathlib import Path
 import yolo_slim_lessons as slim
 def kilobytes(what):
     return int(re.search(what + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+slim.load_images  # PyTorch is imported now, when the first public name is used
 before, start = kilobytes("VmRSS"), time.process_time()  # of this process: others may be busy
 images = slim.load_images("fashion-mnist", image_size=64)
 seconds = time.process_time() - start

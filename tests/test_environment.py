@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from yolo_slim_lessons.data import DATA_DIR
+from yolo_slim_lessons.files import DATA_DIR
 from yolo_slim_lessons.teaching import environment
 
 TEACHING = Path(environment.__file__).parent

@@ -10,8 +10,8 @@ from torch import nn
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.data import as_floats
-from yolo_slim_lessons.float_quantization import float_format, format_fit, round_to_format
 from yolo_slim_lessons.models import logits
+from yolo_slim_lessons.quantization.floats import float_format, format_fit, round_to_format
 
 TORCH = {
     "fp16": torch.float16,

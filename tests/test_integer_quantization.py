@@ -14,9 +14,9 @@ from ultralytics.nn.tasks import ClassificationModel
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.data import as_floats
-from yolo_slim_lessons.integer_quantization.execution import accumulate, divide, fixed_point_multiplier
-from yolo_slim_lessons.integer_quantization.layers import QuantizedActivation, QuantizedBottleneck
 from yolo_slim_lessons.models import logits
+from yolo_slim_lessons.quantization.execution import accumulate, divide, fixed_point_multiplier
+from yolo_slim_lessons.quantization.layers import QuantizedActivation, QuantizedBottleneck
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from torch import nn
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.data import as_floats
-from yolo_slim_lessons.integer_quantization import (
+from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.quantization import (
     IntegerGrid,
     QuantizedConv2d,
     QuantizedLayer,
@@ -27,10 +28,9 @@ from yolo_slim_lessons.integer_quantization import (
     signal_to_noise,
     simulated_outputs,
 )
-from yolo_slim_lessons.low_bits.pairs import float_original
-from yolo_slim_lessons.low_bits.rounding import SoftRounding
-from yolo_slim_lessons.low_bits.straight_through import LearnedGrid, PricedBits, finished, trainable
-from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.quantization.few_bits.pairs import float_original
+from yolo_slim_lessons.quantization.few_bits.rounding import SoftRounding
+from yolo_slim_lessons.quantization.few_bits.straight_through import LearnedGrid, PricedBits, finished, trainable
 
 
 @pytest.fixture(scope="module")

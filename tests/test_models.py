@@ -19,8 +19,7 @@ from ultralytics.utils import LOGGER
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons import models
-from yolo_slim_lessons.data import DATA_DIR
-from yolo_slim_lessons.models import WEIGHTS_DIR
+from yolo_slim_lessons.files import DATA_DIR, WEIGHTS_DIR, write_atomically
 
 
 def assert_same_weights(first, second):
@@ -234,7 +233,7 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        models.write_atomically(tmp_path / "new" / "file.txt", interrupted)
+        write_atomically(tmp_path / "new" / "file.txt", interrupted)
     assert list((tmp_path / "new").iterdir()) == []
 
 

@@ -16,9 +16,10 @@ from scipy import stats
 from ultralytics.nn.modules import Bottleneck, C2f
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.integer_quantization import quantize_integer
+from yolo_slim_lessons.files import WEIGHTS_DIR
 from yolo_slim_lessons.packing import container, entropy_coder, values
 from yolo_slim_lessons.packing.structure import build
+from yolo_slim_lessons.quantization import quantize_integer
 
 
 def weights_of(model):
@@ -113,7 +114,7 @@ def test_shipped_models_are_smaller_than_their_checkpoints(name, tmp_path):
     model = slim.load_model(name)
     path = slim.save_packed(model, tmp_path / "model.slim")
     assert_same(slim.load_packed(path), model)
-    assert path.stat().st_size < 0.9 * (slim.models.WEIGHTS_DIR / f"{name}.pt").stat().st_size
+    assert path.stat().st_size < 0.9 * (WEIGHTS_DIR / f"{name}.pt").stat().st_size
 
 
 @pytest.mark.parametrize("architecture", ["yolo11n-cls", "yolo26n-cls"])

@@ -8,10 +8,10 @@ import torch
 import yaml
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons import recipes
-from yolo_slim_lessons.data import verify_files
-from yolo_slim_lessons.models import WEIGHTS_DIR, logits
-from yolo_slim_lessons.recipes.compressed import compress_shipped
+from yolo_slim_lessons.compression import recipes
+from yolo_slim_lessons.compression.recipes.compressed import compress_shipped
+from yolo_slim_lessons.files import WEIGHTS_DIR, verify_files
+from yolo_slim_lessons.models import logits
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.report import write_report
+from yolo_slim_lessons.compression.report import write_report
 from yolo_slim_lessons.teaching import plots
 
 VOID = {"meta", "img", "br", "hr", "link"}

@@ -12,10 +12,10 @@ from scipy.special import softmax
 from torch import nn
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.compression import budgets
+from yolo_slim_lessons.compression.narrowing import narrowing
 from yolo_slim_lessons.data import as_floats
 from yolo_slim_lessons.models import copy_model, logits
-from yolo_slim_lessons.search import budgets
-from yolo_slim_lessons.search.narrowing import narrowing
 
 
 def test_scan_holds_the_accuracy_of_each_model(nano, data):

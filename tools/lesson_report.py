@@ -24,7 +24,7 @@ import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from yolo_slim_lessons.models import write_atomically
+from yolo_slim_lessons.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- measured by make lesson-report: begin -->", "<!-- measured by make lesson-report: end -->"

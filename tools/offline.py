@@ -27,7 +27,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10, where JupyterLab brings it along
     import tomli as tomllib
 
-from yolo_slim_lessons.models import write_atomically
+from yolo_slim_lessons.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTRUCTIONS = "INSTALL-OFFLINE.md"

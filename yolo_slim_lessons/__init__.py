@@ -1,188 +1,64 @@
-"""Make YOLOv8 image classifiers small and fast, and measure it. Start with ``notebooks/00-start-here.ipynb``."""
+"""Make YOLO image classifiers small and fast, and measure it. Start with ``notebooks/00-start-here.ipynb``."""
 
-# First, because it tells Ultralytics to stay offline and quiet before any other module imports it.
-import yolo_slim_lessons.models  # noqa: F401
-from yolo_slim_lessons.architecture import remove_bottlenecks, replace_activations
-from yolo_slim_lessons.calibration import Histogram, choose_grid, observe_inputs
-from yolo_slim_lessons.channel_pruning import ChannelGroup, channel_groups, prune_channels, reestimate_batchnorm
-from yolo_slim_lessons.compression import Compression, StageResult, Target, compress
-from yolo_slim_lessons.data import ImageData, Split, load_images, write_image_folder
-from yolo_slim_lessons.deployment import export_onnx, onnx_session, run_onnx
-from yolo_slim_lessons.distillation import (
-    TeacherCache,
-    attention_loss,
-    cache_teacher,
-    decoupled_loss,
-    distill,
-    hide_labels,
-    hint_loss,
-    soft_target_loss,
-    with_unlabelled,
-)
-from yolo_slim_lessons.float_quantization import FloatFormat, float_format, format_fit, quantize_float, round_to_format
-from yolo_slim_lessons.integer_quantization import (
-    IntegerGrid,
-    QuantizedConv2d,
-    QuantizedLinear,
-    activation_tensors,
-    dequantize,
-    fold_batchnorm,
-    integer_outputs,
-    layer_errors,
-    quantize_integer,
-    run_integer,
-    signal_to_noise,
-    simulated_outputs,
-)
-from yolo_slim_lessons.low_bits import (
-    BitSensitivity,
-    bit_sensitivity,
-    choose_bits,
-    correct_biases,
-    integer_bytes,
-    learn_rounding,
-    round_biases,
-    train_quantized,
-)
-from yolo_slim_lessons.measurement import (
-    Comparison,
-    Latency,
-    LayerCost,
-    Scorecard,
-    Scores,
-    compare,
-    count_macs,
-    count_parameters,
-    evaluate,
-    layer_costs,
-    measure,
-    predict,
-    time_model,
-    wilson_interval,
-)
-from yolo_slim_lessons.model_cards import model_card
-from yolo_slim_lessons.models import load_model, new_model, save_model, weight_layers
-from yolo_slim_lessons.packing import PackedSizes, entropy_bits, load_packed, packed_sizes, save_packed
-from yolo_slim_lessons.report import write_report
-from yolo_slim_lessons.search import (
-    Budget,
-    Sensitivity,
-    Survey,
-    pareto_front,
-    plan_recipe,
-    sensitivity,
-    survey_layers,
-    sweep,
-)
-from yolo_slim_lessons.teaching.source import show
-from yolo_slim_lessons.training import fit
-from yolo_slim_lessons.ultralytics_trainer import SlimTrainer
-from yolo_slim_lessons.weight_pruning import (
-    SparseSizes,
-    break_even_rate,
-    gradual_rates,
-    index_bits,
-    prune_gradually,
-    prune_weights,
-    sparse_sizes,
-)
+import importlib
+import os
 
-__all__ = [
-    "BitSensitivity",
-    "Budget",
-    "ChannelGroup",
-    "Comparison",
-    "Compression",
-    "FloatFormat",
-    "Histogram",
-    "ImageData",
-    "IntegerGrid",
-    "Latency",
-    "LayerCost",
-    "PackedSizes",
-    "QuantizedConv2d",
-    "QuantizedLinear",
-    "Scorecard",
-    "Scores",
-    "Sensitivity",
-    "SlimTrainer",
-    "SparseSizes",
-    "Split",
-    "StageResult",
-    "Survey",
-    "Target",
-    "TeacherCache",
-    "activation_tensors",
-    "attention_loss",
-    "bit_sensitivity",
-    "break_even_rate",
-    "cache_teacher",
-    "channel_groups",
-    "choose_bits",
-    "choose_grid",
-    "compare",
-    "compress",
-    "correct_biases",
-    "count_macs",
-    "count_parameters",
-    "decoupled_loss",
-    "dequantize",
-    "distill",
-    "entropy_bits",
-    "evaluate",
-    "export_onnx",
-    "fit",
-    "float_format",
-    "fold_batchnorm",
-    "format_fit",
-    "gradual_rates",
-    "hide_labels",
-    "hint_loss",
-    "index_bits",
-    "integer_bytes",
-    "integer_outputs",
-    "layer_costs",
-    "layer_errors",
-    "learn_rounding",
-    "load_images",
-    "load_model",
-    "load_packed",
-    "measure",
-    "model_card",
-    "new_model",
-    "observe_inputs",
-    "onnx_session",
-    "packed_sizes",
-    "pareto_front",
-    "plan_recipe",
-    "predict",
-    "prune_channels",
-    "prune_gradually",
-    "prune_weights",
-    "quantize_float",
-    "quantize_integer",
-    "reestimate_batchnorm",
-    "remove_bottlenecks",
-    "replace_activations",
-    "round_biases",
-    "round_to_format",
-    "run_integer",
-    "run_onnx",
-    "save_model",
-    "save_packed",
-    "sensitivity",
-    "show",
-    "signal_to_noise",
-    "simulated_outputs",
-    "soft_target_loss",
-    "sparse_sizes",
-    "survey_layers",
-    "sweep",
-    "time_model",
-    "train_quantized",
-    "weight_layers",
-    "wilson_interval",
-    "with_unlabelled",
-    "write_image_folder",
-    "write_report",
-]
+# Before anything imports Ultralytics, which reads these once: no connectivity probe, no installing of packages on its
+# own account, no banner. Without a connection it sends no usage data and asks for no update.
+os.environ["YOLO_OFFLINE"] = "true"
+os.environ["YOLO_AUTOINSTALL"] = "false"
+os.environ.setdefault("YOLO_VERBOSE", "false")
+
+# Where each public name lives. It is imported when it is first used, so that ``import yolo_slim_lessons`` is quick.
+_HOMES = {
+    "compression": "Compression StageResult Target compress",
+    "compression.budgets": "Budget Survey plan_recipe survey_layers",
+    "compression.model_cards": "model_card",
+    "compression.report": "write_report",
+    "data": "ImageData Split load_images write_image_folder",
+    "deployment": "export_onnx onnx_session run_onnx",
+    "distillation": (
+        "TeacherCache attention_loss cache_teacher decoupled_loss distill hide_labels hint_loss soft_target_loss "
+        "with_unlabelled"
+    ),
+    "measurement": (
+        "Comparison Latency LayerCost Scorecard Scores compare count_macs count_parameters evaluate layer_costs "
+        "measure predict time_model wilson_interval"
+    ),
+    "models": "load_model new_model save_model weight_layers",
+    "packing": "PackedSizes entropy_bits load_packed packed_sizes save_packed",
+    "pruning.blocks": "remove_bottlenecks replace_activations",
+    "pruning.channels": "ChannelGroup channel_groups prune_channels reestimate_batchnorm",
+    "pruning.weights": (
+        "SparseSizes break_even_rate gradual_rates index_bits prune_gradually prune_weights sparse_sizes"
+    ),
+    "quantization": (
+        "IntegerGrid QuantizedConv2d QuantizedLinear activation_tensors dequantize fold_batchnorm integer_outputs "
+        "layer_errors quantize_integer run_integer signal_to_noise simulated_outputs"
+    ),
+    "quantization.calibration": "Histogram choose_grid observe_inputs",
+    "quantization.few_bits": (
+        "BitSensitivity bit_sensitivity choose_bits correct_biases integer_bytes learn_rounding round_biases "
+        "train_quantized"
+    ),
+    "quantization.floats": "FloatFormat float_format format_fit quantize_float round_to_format",
+    "search": "Sensitivity pareto_front sensitivity sweep",
+    "teaching.source": "show",
+    "training": "fit",
+    "ultralytics_trainer": "SlimTrainer",
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

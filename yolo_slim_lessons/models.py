@@ -1,9 +1,8 @@
 """Load, save, copy and walk YOLOv8-cls models.
 
 The models are Ultralytics' own ``ClassificationModel``, unmodified: whatever this package makes of them, a file saved
-here opens with plain ``YOLO(path)``. This module is also the one place that imports Ultralytics, after telling it
-to stay offline and quiet. Used from lesson 00 on. Leaves out: training (``training.py``) and other tasks than
-classification.
+here opens with plain ``YOLO(path)``. Used from lesson 00 on. Leaves out: training (``training.py``) and other
+tasks than classification.
 """
 
 from __future__ import annotations
@@ -11,17 +10,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
-
-# Before the import, because Ultralytics reads these once: no connectivity probe, no installing of packages on its own
-# account, no banner. Without a connection it sends no usage data and asks for no update.
-os.environ["YOLO_OFFLINE"] = "true"
-os.environ["YOLO_AUTOINSTALL"] = "false"
-os.environ.setdefault("YOLO_VERBOSE", "false")
 
 import torch
 import ultralytics
@@ -32,9 +24,7 @@ from ultralytics.nn.modules import Classify, Conv
 from ultralytics.nn.tasks import ClassificationModel, load_checkpoint
 from ultralytics.utils import LOGGER
 
-from yolo_slim_lessons.data import DATA_DIR, verify_files
-
-WEIGHTS_DIR = DATA_DIR / "weights"
+from yolo_slim_lessons.files import WEIGHTS_DIR, verify_files, write_atomically
 
 
 def new_model(architecture: str, class_names: tuple[str, ...], image_size: int = 64, seed: int = 0):
@@ -153,17 +143,6 @@ def save_model(model: ClassificationModel, path: str | Path, precision: str = "f
 
     write_atomically(path, write)
     return path
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write(temporary path)``, then rename to ``path``: a full disk or Ctrl-C leaves the old file as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def copy_model(model: ClassificationModel) -> ClassificationModel:

@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import ImageData, as_floats
-from yolo_slim_lessons.models import copy_model, logits, weight_layers, write_atomically
+from yolo_slim_lessons.files import write_atomically
+from yolo_slim_lessons.models import copy_model, logits, weight_layers
 
 WARM_UP_STEPS = 200  # of a learning rate that then stays
 

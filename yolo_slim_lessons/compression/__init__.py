@@ -16,16 +16,16 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.compression.budgets import Budget
 from yolo_slim_lessons.compression.results import Compression, StageResult, Target
 from yolo_slim_lessons.compression.stages import STAGES, Workshop, read_stages
 from yolo_slim_lessons.compression.within_budget import stay_within
 from yolo_slim_lessons.data import ImageData
+from yolo_slim_lessons.deployment.speed import onnx_runner
 from yolo_slim_lessons.distillation import check_teacher
 from yolo_slim_lessons.measurement import compare, count_macs, count_parameters, evaluate
 from yolo_slim_lessons.models import check_classifier, image_size_of
 from yolo_slim_lessons.packing import packed_sizes
-from yolo_slim_lessons.search import Budget
-from yolo_slim_lessons.search.speed import onnx_runner
 
 __all__ = ["STAGES", "Compression", "StageResult", "Target", "compress", "read_stages"]
 

@@ -15,17 +15,16 @@ import torch
 import yaml
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons import recipes
-from yolo_slim_lessons.architecture import remove_bottlenecks, replace_activations
-from yolo_slim_lessons.channel_pruning import prune_channels, reestimate_batchnorm
 from yolo_slim_lessons.data import ImageData
-from yolo_slim_lessons.distillation import TeacherCache, cache_teacher, distill, fingerprint
-from yolo_slim_lessons.integer_quantization import quantize_integer
-from yolo_slim_lessons.low_bits import correct_biases, round_biases, train_quantized
-from yolo_slim_lessons.models import write_atomically
+from yolo_slim_lessons.distillation import TeacherCache, cache_teacher, distill
+from yolo_slim_lessons.files import RECIPES_DIR, fingerprint, write_atomically
 from yolo_slim_lessons.packing import load_packed, save_packed
+from yolo_slim_lessons.pruning.blocks import remove_bottlenecks, replace_activations
+from yolo_slim_lessons.pruning.channels import prune_channels, reestimate_batchnorm
+from yolo_slim_lessons.pruning.weights import prune_weights
+from yolo_slim_lessons.quantization import quantize_integer
+from yolo_slim_lessons.quantization.few_bits import correct_biases, round_biases, train_quantized
 from yolo_slim_lessons.training import fit
-from yolo_slim_lessons.weight_pruning import prune_weights
 
 CALIBRATION_IMAGES = 512
 
@@ -56,7 +55,7 @@ def read_stages(recipe: str | Path | Mapping[str, object]) -> dict:
 
 def _read(recipe: str | Path) -> object:
     """What stands in the file of a recipe; a name of one that is shipped goes before a path."""
-    files = {file.stem: file for file in recipes.RECIPES_DIR.glob("*.yaml")}
+    files = {file.stem: file for file in RECIPES_DIR.glob("*.yaml")}
     shipped = {name: file for name, file in files.items() if "\nstart:" in file.read_text(encoding="utf-8")}
     file = Path(shipped.get(recipe, recipe))
     if not file.is_file():

@@ -14,12 +14,11 @@ from pathlib import Path
 import yaml
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.compression.budgets import Budget, Survey, plan_recipe, survey_layers
 from yolo_slim_lessons.compression.results import Compression, Target
 from yolo_slim_lessons.data import ImageData
-from yolo_slim_lessons.distillation import fingerprint
+from yolo_slim_lessons.files import fingerprint, write_atomically
 from yolo_slim_lessons.measurement import count_parameters
-from yolo_slim_lessons.models import write_atomically
-from yolo_slim_lessons.search import Budget, Survey, plan_recipe, survey_layers
 
 FACTORS = (256, 128, 64, 32, 16, 8, 4)  # times smaller than the FP32 weights
 

@@ -11,17 +11,15 @@ from pathlib import Path
 from yolo_slim_lessons.data.fashion_mnist import FASHION_MNIST_CLASSES, read_fashion_mnist
 from yolo_slim_lessons.data.folder_reading import read_image_folder
 from yolo_slim_lessons.data.folder_writing import write_image_folder
-from yolo_slim_lessons.data.shipped_files import DATA_DIR, verify_files
 from yolo_slim_lessons.data.splits import ImageData, Split, as_floats, split_off
+from yolo_slim_lessons.files import DATA_DIR, verify_files
 
 __all__ = [
-    "DATA_DIR",
     "FASHION_MNIST_CLASSES",
     "ImageData",
     "Split",
     "as_floats",
     "load_images",
-    "verify_files",
     "write_image_folder",
 ]
 

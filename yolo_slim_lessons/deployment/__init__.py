@@ -20,9 +20,10 @@ from yolo_slim_lessons.deployment.float_graph import float_graph
 from yolo_slim_lessons.deployment.integer_graph import integer_graph
 from yolo_slim_lessons.deployment.preprocessing import with_preprocessing
 from yolo_slim_lessons.deployment.session import onnx_session, run_onnx
-from yolo_slim_lessons.integer_quantization import QuantizedLayer, quantize_integer
-from yolo_slim_lessons.low_bits import correct_biases
-from yolo_slim_lessons.models import check_classifier, image_size_of, weight_layers, write_atomically
+from yolo_slim_lessons.files import write_atomically
+from yolo_slim_lessons.models import check_classifier, image_size_of, weight_layers
+from yolo_slim_lessons.quantization import QuantizedLayer, quantize_integer
+from yolo_slim_lessons.quantization.few_bits import correct_biases
 
 __all__ = ["export_onnx", "onnx_session", "run_onnx"]
 

@@ -19,9 +19,9 @@ from torch import nn
 from ultralytics.nn.modules import C2f
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.integer_quantization import QuantizedLayer
-from yolo_slim_lessons.integer_quantization.grid import IntegerGrid
 from yolo_slim_lessons.models import copy_model, logits, weight_layers
+from yolo_slim_lessons.quantization import QuantizedLayer
+from yolo_slim_lessons.quantization.grids import IntegerGrid
 
 OPSET = 18
 INT4_OPSET, INT4_IR_VERSION = 21, 10  # the first that know integers of 4 bits

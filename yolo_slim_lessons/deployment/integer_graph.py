@@ -30,8 +30,8 @@ from torch import nn
 from ultralytics.nn.modules import C2f, Classify, Conv
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.integer_quantization import IntegerGrid, QuantizedActivation, QuantizedLayer
 from yolo_slim_lessons.models import weight_layers
+from yolo_slim_lessons.quantization import IntegerGrid, QuantizedActivation, QuantizedLayer
 
 OPSET, IR_VERSION = 18, 8
 

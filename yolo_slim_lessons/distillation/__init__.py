@@ -7,14 +7,12 @@ and training on several devices (``ultralytics_trainer.py``).
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from numbers import Real
 
 import torch
-from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import ImageData, Split, as_floats
@@ -28,6 +26,7 @@ from yolo_slim_lessons.distillation.losses import (
     soft_target_loss,
 )
 from yolo_slim_lessons.distillation.unlabelled import hide_labels, with_unlabelled
+from yolo_slim_lessons.files import fingerprint
 from yolo_slim_lessons.models import check_classifier, copy_model, logits
 from yolo_slim_lessons.training import fit
 
@@ -206,14 +205,6 @@ def check_class_names(teacher_names: tuple[str, ...], names: tuple[str, ...], wh
             f"teacher and {whose} know the same classes in another order, {list(teacher_names)} and {list(names)}: "
             "what the teacher says would be taken for another class"
         )
-
-
-def fingerprint(model: nn.Module | torch.Tensor) -> str:
-    """The same 16 characters for the same numbers."""
-    digest = hashlib.sha256()
-    for tensor in [model] if isinstance(model, torch.Tensor) else model.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _check_labels(data: ImageData, class_count: int, alpha: float, method: str, mixup: float) -> ImageData:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.models import write_atomically
+from yolo_slim_lessons.files import write_atomically
 from yolo_slim_lessons.packing import container
 from yolo_slim_lessons.packing.entropy_coder import entropy_bits
 from yolo_slim_lessons.packing.integers import compute_weights, computed_names

@@ -11,9 +11,9 @@ from torch import nn
 from ultralytics.nn.modules import Bottleneck, Conv
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.integer_quantization import IntegerGrid, QuantizedActivation, QuantizedConv2d, QuantizedLinear
-from yolo_slim_lessons.integer_quantization.layers import QuantizedBottleneck, QuantizedLayer, same_shape
 from yolo_slim_lessons.models import weight_layers
+from yolo_slim_lessons.quantization import IntegerGrid, QuantizedActivation, QuantizedConv2d, QuantizedLinear
+from yolo_slim_lessons.quantization.layers import QuantizedBottleneck, QuantizedLayer, same_shape
 
 
 def describe_integers(model: ClassificationModel) -> dict | None:

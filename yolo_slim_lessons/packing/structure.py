@@ -17,10 +17,10 @@ from torch import nn
 from ultralytics.nn.modules import C2f
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.architecture import ACTIVATIONS, remove_bottlenecks, replace_activations
-from yolo_slim_lessons.float_quantization import SCALES, float_format, round_inputs
 from yolo_slim_lessons.models import check_classifier, image_size_of, new_model, weight_layers
 from yolo_slim_lessons.packing.integers import describe_integers, quantize_structure
+from yolo_slim_lessons.pruning.blocks import ACTIVATIONS, remove_bottlenecks, replace_activations
+from yolo_slim_lessons.quantization.floats import SCALES, float_format, round_inputs
 
 ARCHITECTURES = re.compile(r"yolo(v8|11|12|26)[nsmlx]-cls")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

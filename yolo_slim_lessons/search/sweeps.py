@@ -23,7 +23,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from yolo_slim_lessons.models import write_atomically
+from yolo_slim_lessons.files import write_atomically
 
 # A point that kills its process again and again is given up. Dask would try a fourth time and then report an error that
 # joblib never hears of: the sweep would wait for ever.

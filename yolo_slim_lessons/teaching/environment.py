@@ -176,7 +176,7 @@ def _free_memory() -> list[Finding]:
 def _files(what: str, folder_name: str) -> Finding:
     needed = "unaltered (sha256)"
     try:
-        from yolo_slim_lessons.data import DATA_DIR, verify_files
+        from yolo_slim_lessons.files import DATA_DIR, verify_files
 
         listed = len((DATA_DIR / folder_name / "SHA256SUMS").read_text(encoding="utf-8").splitlines())
         if listed == 0:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from yolo_slim_lessons.float_quantization import FloatFormat, float_format, round_to_format
+from yolo_slim_lessons.quantization.floats import FloatFormat, float_format, round_to_format
 from yolo_slim_lessons.teaching import plots
 
 SIGN, EXPONENT, MANTISSA = plots.RED, plots.ORANGE, plots.BLUE

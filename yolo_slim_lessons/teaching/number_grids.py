@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 
-from yolo_slim_lessons.integer_quantization import IntegerGrid
+from yolo_slim_lessons.quantization import IntegerGrid
 from yolo_slim_lessons.teaching import plots
 
 

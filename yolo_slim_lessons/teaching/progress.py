@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolo_slim_lessons.models import write_atomically
+from yolo_slim_lessons.files import write_atomically
 
 VARIABLE = "YOLO_SLIM_PROGRESS"
 

@@ -14,8 +14,8 @@ from matplotlib.patches import Rectangle
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.channel_pruning import ChannelGroup, channel_groups
 from yolo_slim_lessons.models import weight_layers
+from yolo_slim_lessons.pruning.channels import ChannelGroup, channel_groups
 from yolo_slim_lessons.teaching import plots
 from yolo_slim_lessons.teaching.diagrams import GREY, trace
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.nn import functional as F
 
-from yolo_slim_lessons.channel_pruning import channel_groups
 from yolo_slim_lessons.data import FASHION_MNIST_CLASSES
 from yolo_slim_lessons.models import new_model
+from yolo_slim_lessons.pruning.channels import channel_groups
 from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
 
 __all__ = ["check_half_the_macs", "check_narrower_layers", "check_remove_channels"]

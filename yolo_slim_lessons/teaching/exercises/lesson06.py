@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from yolo_slim_lessons.float_quantization import FloatFormat, float_format, round_to_format
-from yolo_slim_lessons.integer_quantization import signal_to_noise
+from yolo_slim_lessons.quantization import signal_to_noise
+from yolo_slim_lessons.quantization.floats import FloatFormat, float_format, round_to_format
 from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
 
 __all__ = ["check_best_format", "check_decoded_bits", "check_largest_fp8"]

@@ -1,0 +1,252 @@
+"""Budgets: from bytes and milliseconds to a recipe with a rate for each layer and bits for each layer.
+
+``plan_recipe`` trains nothing. It looks at some hundred images of ``val``, once with each layer narrowed and once with
+each layer rounded, and spends the budget where the answers move least. What it returns is a plain recipe, to be dumped
+as YAML, read, edited, and given to ``compress``. Used in lesson 08. Leaves out: energy, memory, and the accuracy that
+training wins back, which only training tells; ``compress`` measures it for ``max_drop``.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+from ultralytics.nn.tasks import ClassificationModel
+
+from yolo_slim_lessons.compression.narrowing import ChannelScan, Narrowed, narrowing, scan_channels
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.deployment.speed import onnx_runner
+from yolo_slim_lessons.measurement import time_model
+from yolo_slim_lessons.models import check_classifier, image_size_of
+from yolo_slim_lessons.packing import packed_sizes
+from yolo_slim_lessons.pruning.channels import prune_channels
+from yolo_slim_lessons.pruning.channels.budget import layer_prices
+from yolo_slim_lessons.quantization import quantize_integer
+from yolo_slim_lessons.quantization.few_bits import (
+    BitSensitivity,
+    bit_sensitivity,
+    choose_bits,
+    integer_bytes,
+    round_biases,
+)
+
+BITS = (2, 3, 4, 6, 8)
+LATENCY_MARGIN = 0.9  # of the target: timings scatter
+SIZES = 0.97, 0.99  # of the target: training may add some bytes
+STEP = 0.85  # of the parameters, from one model to the next that is looked at
+MOST_CODED = 2  # plain integers take at most so many times the bytes of coded ones
+ROUNDS = 8  # of planning, predicting the size and correcting
+MOST_VERSIONS = 8  # of each image, that the teacher is asked about
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a model may cost; at least one of the three targets.
+
+    Attributes:
+        target_bytes: of the ``.slim`` file, at most.
+        target_latency: milliseconds for one image in ONNX Runtime on this machine (the median), at most.
+        max_drop: top-1 that may be lost on ``val``, 0…1: 0.01 is one point.
+        epochs: how often training may look at each image, in all stages together; 0 for no training at all. With
+            ``max_drop`` but no ``target_bytes``, ``compress`` spends them up to three times.
+    """
+
+    target_bytes: int | None = None
+    target_latency: float | None = None
+    max_drop: float | None = None
+    epochs: int = 12
+
+    def __post_init__(self):
+        if self.target_bytes is None and self.target_latency is None and self.max_drop is None:
+            raise ValueError("Budget without a target: expected target_bytes, target_latency or max_drop")
+        for name, allowed, expected in (
+            ("target_bytes", lambda value: 0 < value < math.inf, "a number of bytes above 0, such as 50_000"),
+            ("target_latency", lambda value: 0 < value < math.inf, "milliseconds above 0, such as 1.5"),
+            ("max_drop", lambda value: 0 <= value < 1, "0 or more, less than 1: 0.01 is one point"),
+            ("epochs", lambda value: isinstance(value, int) and value >= 0, "a number of epochs, 0 or more"),
+        ):
+            value = getattr(self, name)
+            if name != "epochs" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"{name}={value!r}: expected {expected}")
+            if not allowed(value):  # NaN, too
+                raise ValueError(f"{name}={value!r}: expected {expected}")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What each layer can bear: fewer channels, and fewer bits. Any number of plans can be made from one."""
+
+    channels: ChannelScan
+    bits: BitSensitivity
+
+
+def survey_layers(
+    model: ClassificationModel, split: Split, *, images: int = 256, bits: Iterable[int] = BITS, progress: bool = True
+) -> Survey:
+    """Narrow each layer alone, round each layer alone, and see how far the answers move (KL divergence, nats).
+
+    Args:
+        model: a float classifier, unfused; it is left alone.
+        split: ``data.val``; labels are not looked at.
+        images: so many of them, stratified, at least 2; more make the plan steadier and this slower.
+        bits: what plans may choose from for the weights of a layer, 2 to 16.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: bits or a number of images out of range, or whatever ``channel_groups`` objects to.
+        TypeError: ``model`` is no classifier.
+    """
+    check_classifier(model)
+    if isinstance(images, bool) or not isinstance(images, int) or min(images, len(split)) < 2:
+        raise ValueError(f"images={images!r}, of {len(split)}: expected 2 or more, such as 256")
+    some = split.take(min(images, len(split)))
+    return Survey(scan_channels(model, some, progress), bit_sensitivity(model, some, bits, progress=progress))
+
+
+def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> dict:
+    """A recipe that brings ``model`` within ``target_bytes`` and ``target_latency``, as far as that can be foreseen.
+
+    First channels go until the model is fast enough, those that cost least for the multiplications they save. Then,
+    among narrower and narrower models, each with the bits that cost least within the bytes (``choose_bits``), the one
+    that costs least in all is taken. The bytes are those that the model would need if it were packed untrained; what
+    training adds or takes off comes later. The same survey and timings give the same recipe.
+
+    Args:
+        model: what was surveyed; it is left alone.
+        survey: from ``survey_layers``.
+        budget: its ``max_drop`` does not count here, for what training wins back is not known before.
+
+    Returns:
+        ``{"seed": 0, "stages": […]}``, for ``compress``: ``prune_channels`` with a rate for each layer, training within
+        ``budget.epochs``, and with ``target_bytes`` bits for each layer.
+
+    Raises:
+        ValueError: neither target is given, or one cannot be met; the least possible is named.
+        TypeError: ``budget`` is no ``Budget``.
+
+    Example:
+        >>> import yolo_slim_lessons as slim
+        >>> nano, data = slim.load_model("nano"), slim.load_images("fashion-mnist")
+        >>> survey = survey_layers(nano, data.val, images=20, progress=False)
+        >>> recipe = plan_recipe(nano, survey, Budget(target_bytes=100_000))
+        >>> [name for stage in recipe["stages"] for name in stage]
+        ['prune_channels', 'distill', 'train_quantized', 'round_biases']
+    """
+    if not isinstance(budget, Budget):
+        raise TypeError(f"budget={budget!r}: expected a Budget, such as Budget(target_bytes=50_000)")
+    if budget.target_bytes is None and budget.target_latency is None:
+        raise ValueError(
+            f"budget={budget!r}: only training tells what is lost in the end; expected target_bytes or target_latency, "
+            "or give the budget to compress, which trains"
+        )
+    fast = None if budget.target_latency is None else _fast_enough(model, survey.channels, budget.target_latency)
+    if budget.target_bytes is None:
+        rates, bits = survey.channels.rates(fast), None
+    else:
+        rates, bits = _small_enough(model, survey, fast, budget.target_bytes)
+    return {"seed": 0, "stages": _stages(rates, bits, budget.epochs)}
+
+
+def _fast_enough(model: ClassificationModel, scan: ChannelScan, target: float) -> np.ndarray:
+    """The counts of the first model on the line of falling MACs that stays below the target with a margin."""
+    line = narrowing(model, scan, "MACs")
+
+    def latency(number: int) -> float:
+        rates = scan.rates(line[number].counts)
+        narrow = prune_channels(model, rates) if rates else model
+        return time_model(onnx_runner(narrow), image_size=image_size_of(model)).median
+
+    last = len(line) - 1
+    if (least := latency(last)) > target:
+        raise ValueError(f"target_latency={target!r}: the narrowest model takes {least:.3g} ms, expected at least that")
+    number = bisect_left(range(last), True, key=lambda number: latency(number) <= LATENCY_MARGIN * target)
+    return line[number].counts
+
+
+def _small_enough(
+    model: ClassificationModel, survey: Survey, start: np.ndarray | None, target: float
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Rates and bits with the least sum of losses whose model, untrained, packs into ``target`` bytes."""
+    enough, most = (share * target for share in SIZES)
+    bit_scan, candidates = survey.bits, []
+    for narrowed in _worth_a_look(model, survey, narrowing(model, survey.channels, "parameters", start), most):
+        rates = survey.channels.rates(narrowed.counts)
+        narrow = prune_channels(model, rates) if rates else model
+        sizes = integer_bytes(narrow, bit_scan.layers, bit_scan.bits)
+        candidates.append((narrowed.loss, rates, BitSensitivity(bit_scan.layers, bit_scan.bits, bit_scan.loss, sizes)))
+    # The file needs less than the plain integers, thanks to entropy coding, and more for scales and biases. So their
+    # budget is corrected by what the file of the last plan takes.
+    allowed, best, best_size, planned = float(most), None, 0, None
+    for _ in range(ROUNDS):
+        before, planned = planned, _cheapest(candidates, allowed)
+        if planned == before:
+            break
+        size = _packed(model, *planned)
+        if best_size < size <= most:
+            best, best_size = planned, size
+        if enough <= size <= most:
+            break
+        allowed *= (enough + most) / 2 / size
+    if best is None:
+        raise ValueError(
+            f"target_bytes={target!r}: the smallest plan takes {size:,} bytes, expected at least 1 % more than that"
+        )
+    return best
+
+
+def _worth_a_look(model: ClassificationModel, survey: Survey, line: list[Narrowed], most: float) -> list[Narrowed]:
+    """Of many models, in steps, those that could fit, up to one that fits with room to spare at the most bits."""
+    price = layer_prices(model, survey.channels.groups, "parameters")
+    kept, step = [], math.inf
+    for narrowed in line:
+        parameters = price(narrowed.counts)
+        if narrowed is not line[-1] and (
+            parameters > step or parameters * min(survey.bits.bits) / 8 > MOST_CODED * most
+        ):
+            continue
+        kept.append(narrowed)
+        step = STEP * parameters
+        if parameters * max(survey.bits.bits) / 8 < most / 2:
+            break
+    return kept
+
+
+def _cheapest(candidates: list, allowed: float) -> tuple[dict[str, float], dict[str, int]]:
+    plans = []
+    for number, (loss, rates, bit_scan) in enumerate(candidates):
+        if number < len(candidates) - 1 and bit_scan.bytes.min(1).sum() > allowed:
+            continue
+        # The last candidate is the smallest there is, and stands for what cannot be had.
+        bits = choose_bits(bit_scan, max(allowed, bit_scan.bytes.min(1).sum()))
+        columns = [bit_scan.bits.index(bits[layer]) for layer in bit_scan.layers]
+        loss += bit_scan.loss[np.arange(len(columns)), columns].sum()
+        plans.append((loss, number, rates, bits))
+    return min(plans, key=lambda plan: plan[:2])[2:]
+
+
+def _packed(model: ClassificationModel, rates: Mapping[str, float], bits: Mapping[str, int]) -> int:
+    narrow = prune_channels(model, rates) if rates else model
+    return packed_sizes(round_biases(quantize_integer(narrow, bits))).file
+
+
+def _stages(rates: dict[str, float], bits: dict[str, int] | None, epochs: int) -> list[dict]:
+    """Three quarters of the epochs go to the float model, the rest to the rounded one."""
+    rounded_epochs = 0 if bits is None else math.ceil(epochs / 4) if rates else epochs
+    float_epochs = epochs - rounded_epochs
+    versions = min(epochs, MOST_VERSIONS)
+    stages: list[dict] = []
+    if rates:
+        training = {"epochs": float_epochs, "versions": versions}
+        stages.append({"prune_channels": {"prune_rate": rates}})
+        stages.append({"distill": training} if float_epochs else {"reestimate_batchnorm": {}})
+    if bits:
+        training = {"bits": bits, "epochs": rounded_epochs, "versions": versions}
+        stages.append({"train_quantized": training} if rounded_epochs else {"quantize_integer": {"bits": bits}})
+        stages.append({"round_biases": {}})
+    return stages

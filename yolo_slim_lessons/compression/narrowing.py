@@ -1,0 +1,147 @@
+"""Narrower and narrower: from what each layer's channels are worth to a line of models, from whole to smallest.
+
+Layers lose channels one at a time, and the answers on ``val`` say what that costs; then channels go in the order of
+what they cost for what they save. Used in lesson 08, by ``plan_recipe``. Leaves out: that losses of several layers are
+more than their sum, and what training wins back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from ultralytics.nn.tasks import ClassificationModel
+
+from yolo_slim_lessons.data import Split, as_floats
+from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.pruning.channels import ChannelGroup, channel_groups, prune_channels
+from yolo_slim_lessons.pruning.channels.budget import full_counts, layer_prices, rated_counts, smallest_counts
+
+ROUND_TO = 8  # channels at a time, as prune_channels does
+BATCH = 256  # images at a time, at most
+TRIED_RATES = (0.25, 0.5, 0.75, 0.875)
+
+
+@dataclass(frozen=True)
+class ChannelScan:
+    """What it costs to narrow one layer, or several that are tied, alone.
+
+    Attributes:
+        groups: ``channel_groups`` of the model.
+        families: positions of groups that keep equally many channels, F arrays.
+        counts: how many channels were kept, from all to few, F arrays.
+        losses: divergence of the answers on ``val``, nats, for each of ``counts``; never falling.
+    """
+
+    groups: list[ChannelGroup]
+    families: list[np.ndarray]
+    counts: list[np.ndarray]
+    losses: list[np.ndarray]
+
+    def loss(self, row: int, count: float) -> float:
+        """Of family ``row`` with ``count`` channels, between what was measured on a straight line."""
+        return float(np.interp(-count, -self.counts[row], self.losses[row]))
+
+    def rates(self, counts: np.ndarray) -> dict[str, float]:
+        """``counts``, one for each group, as ``prune_channels`` takes them: name of a layer → rate."""
+        full = full_counts(self.groups)
+        firsts = [members[0] for members in self.families]
+        return {
+            self.groups[first].producers[0].layer: round(float(1 - counts[first] / full[first]), 6)
+            for first in firsts
+            if counts[first] < full[first]
+        }
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """One model of the line: channels that each group keeps, and the sum of the losses of its families."""
+
+    counts: np.ndarray
+    loss: float
+
+
+def scan_channels(model: ClassificationModel, split: Split, progress: bool = True) -> ChannelScan:
+    """Narrow one family of layers at a time and see how far the answers move.
+
+    BatchNorm normalizes by the images at hand, in the whole model as in the narrow ones: what its statistics alone
+    would cost, ``reestimate_batchnorm`` brings back, and they are not to blame for it.
+    """
+    groups = channel_groups(model)
+    full = full_counts(groups)
+    families: dict[tuple[int, ...], str] = {}
+    for group in groups:
+        if group.prunable:
+            layer = group.producers[0].layer
+            smallest = rated_counts(groups, {layer: 1 - 1e-9}, ROUND_TO)
+            if members := tuple(np.flatnonzero(smallest < full).tolist()):
+                families.setdefault(members, layer)
+    expected = _log_answers(model, split)
+    counts, losses = [], []
+    with tqdm(total=len(families), desc="scan channels", disable=not progress, leave=False) as bar:
+        for members, layer in families.items():
+            kept, lost = [full[members[0]]], [0.0]
+            for rate in (*TRIED_RATES, 1 - 1e-9):
+                count = rated_counts(groups, {layer: rate}, ROUND_TO)[members[0]]
+                if count < kept[-1]:
+                    narrow = prune_channels(model, {layer: rate}, round_to=ROUND_TO)
+                    moved = F.kl_div(_log_answers(narrow, split), expected, reduction="batchmean", log_target=True)
+                    kept.append(count)
+                    lost.append(max(moved.item(), lost[-1]))
+            counts.append(np.array(kept))
+            losses.append(np.array(lost))
+            bar.update()
+    return ChannelScan(groups, [np.array(members) for members in families], counts, losses)
+
+
+def narrowing(
+    model: ClassificationModel, scan: ChannelScan, unit: str, start: np.ndarray | None = None
+) -> list[Narrowed]:
+    """Models from ``start`` to the narrowest: each step takes the block of channels that costs least for its savings.
+
+    Args:
+        model: what was scanned.
+        scan: ``scan_channels(model, …)``.
+        unit: what is saved, ``"MACs"`` or ``"parameters"``.
+        start: channels that each group keeps in the first model; ``None`` for all.
+    """
+    price: Callable = layer_prices(model, scan.groups, unit)
+    smallest = smallest_counts(scan.groups, ROUND_TO)
+    counts = full_counts(scan.groups) if start is None else start
+    line = [Narrowed(counts, _total_loss(scan, counts))]
+    while True:
+        candidates, losses = [], []
+        for row, members in enumerate(scan.families):
+            before = counts[members[0]]
+            after = (np.ceil(before / ROUND_TO) - 1) * ROUND_TO
+            if after >= smallest[members[0]]:
+                narrower = counts.copy()
+                narrower[members] = after
+                candidates.append(narrower)
+                losses.append(scan.loss(row, after) - scan.loss(row, before))
+        if not candidates:
+            return line
+        savings = price(counts) - price(np.array(candidates))
+        counts = candidates[int(np.argmin(np.array(losses) / savings))]
+        line.append(Narrowed(counts, _total_loss(scan, counts)))
+
+
+def _total_loss(scan: ChannelScan, counts: np.ndarray) -> float:
+    return sum(scan.loss(row, counts[members[0]]) for row, members in enumerate(scan.families))
+
+
+@torch.no_grad()
+def _log_answers(model: ClassificationModel, split: Split) -> torch.Tensor:
+    """Logarithms of the probabilities, N×classes, with BatchNorm by the statistics of each batch."""
+    model = copy_model(model).eval().to(memory_format=torch.channels_last)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.train()
+    parts = split.images.tensor_split(math.ceil(len(split) / BATCH))  # alike, as a single image has no statistics
+    return torch.cat([logits(model, as_floats(part)).log_softmax(1) for part in parts])

@@ -1,0 +1,134 @@
+"""The shipped models and how they were made: one small YAML file each.
+
+``python -m yolo_slim_lessons.compression.recipes nano`` trains ``data/weights/nano.pt`` again, resuming where it was
+stopped, and rewrites ``data/weights/README.md`` from what it measured. A recipe with ``architecture`` trains from
+random weights (``train``), one with ``start`` takes a trained model through the stages of ``compress``
+(``compressed.py``).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+import ultralytics
+import yaml
+
+from yolo_slim_lessons.compression.recipes.index import write_index
+from yolo_slim_lessons.data import load_images
+from yolo_slim_lessons.files import RECIPES_DIR, WEIGHTS_DIR, write_atomically
+from yolo_slim_lessons.models import load_model, new_model, save_model
+from yolo_slim_lessons.training import fit, top1_accuracy
+
+
+def read_recipe(name: str) -> dict:
+    """The settings of recipe ``name``.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    names = sorted(file.stem for file in RECIPES_DIR.glob("*.yaml"))
+    if name not in names:
+        raise ValueError(f"recipe={name!r}: expected one of {names}")
+    return yaml.safe_load((RECIPES_DIR / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def train(name: str, folder: Path = WEIGHTS_DIR) -> Path:
+    """Train the model of recipe ``name`` and write ``name.pt`` (FP16), its log and a new README into ``folder``.
+
+    Every stage starts from the best weights so far. Called again after an interruption, or after a stage was added
+    to the recipe, it goes on where the log ends; with a complete log it starts anew. The epoch with the best top-1 on
+    ``val`` is kept; ``test`` is looked at when a call ends.
+    """
+    recipe = read_recipe(name)
+    data = load_images(recipe["data"], recipe["image_size"], recipe["seed"])
+    checkpoint, log, weights = folder / f"{name}.training", folder / f"{name}-log.csv", folder / f"{name}.pt"
+    if len(_read_log(log)) == sum(stage["epochs"] for stage in recipe["stages"]):
+        log.unlink()
+
+    for number, stage in enumerate(recipe["stages"]):
+        logged = sum(int(row["stage"]) == number + 1 for row in _read_log(log))
+        if logged == stage["epochs"]:
+            continue
+        if number == 0:
+            model = new_model(recipe["architecture"], data.class_names, recipe["image_size"], recipe["seed"])
+        else:
+            model = load_model(weights)
+        keep_best = _best_keeper(log, weights, number + 1)
+        settings = stage | {"batch_size": recipe["batch_size"], "weight_decay": recipe["weight_decay"]}
+        fit(model, data, **settings, seed=recipe["seed"] + number, checkpoint=checkpoint, on_epoch=keep_best)
+        checkpoint.unlink()
+
+    rows = _read_log(log)
+    best = max(range(len(rows)), key=lambda index: float(rows[index]["val_top1"]))
+    trained = load_model(weights)
+    result = {
+        "recipe": recipe,
+        "epochs": len(rows),
+        "kept_epoch": best + 1,
+        "minutes": round(sum(float(row["seconds"]) for row in rows) / 60),
+        "val_top1": top1_accuracy(trained, data.val),
+        "test_top1": top1_accuracy(trained, data.test),
+    }
+    write_result(name, result, folder)
+    return weights
+
+
+def write_result(name: str, result: dict, folder: Path) -> None:
+    """Write ``result`` and the versions it was made with to ``name.json``, and the list of all shipped files anew."""
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ultralytics": ultralytics.__version__,
+    }
+    text = json.dumps(result | {"versions": versions}, indent=1) + "\n"
+    write_atomically(folder / f"{name}.json", lambda file: file.write_text(text, encoding="utf-8"))
+    write_index(folder)
+
+
+def _best_keeper(log: Path, weights: Path, stage: int):
+    """What ``fit`` calls after each epoch: log it, and save the weights if no epoch before was better on ``val``."""
+    started = time.monotonic()
+
+    def keep_best(epoch: int, loss: float, val_top1: float, model) -> None:
+        nonlocal started
+        rows = _read_log(log)
+        if all(val_top1 > float(row["val_top1"]) for row in rows):
+            save_model(model, weights, precision="fp16")
+        seconds = time.monotonic() - started
+        rows.append(
+            {
+                "stage": stage,
+                "epoch": epoch,
+                "loss": f"{loss:.4f}",
+                "val_top1": f"{val_top1:.4f}",
+                "seconds": f"{seconds:.0f}",
+                "threads": torch.get_num_threads(),
+            }
+        )
+        _write_log(log, rows)
+        started = time.monotonic()
+        print(rows[-1], flush=True)
+
+    return keep_best
+
+
+def _read_log(log: Path) -> list[dict]:
+    if not log.exists():
+        return []
+    with log.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _write_log(log: Path, rows: list[dict]) -> None:
+    def write(file: Path) -> None:
+        with file.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(log, write)

@@ -1,0 +1,130 @@
+"""How much a channel matters: four criteria, each a number for every channel of every group.
+
+``importance`` looks the criterion up by its name in ``CRITERIA``. Within a group a higher number means that the
+channel is kept longer; ``budget.py`` compares groups. Used in lesson 04. Leaves out: criteria that need training of
+their own, such as the L1 penalty on the BatchNorm factors with which Liu et al. (2017) prepare a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from ultralytics.nn.modules import Conv
+from ultralytics.nn.tasks import ClassificationModel
+
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part
+
+Importance = dict[str, torch.Tensor]  # name of the group → float tensor, one number a channel, none negative
+
+
+def importance(
+    model: ClassificationModel,
+    groups: list[ChannelGroup],
+    prune_type: str = "magnitude",
+    calibration: Split | None = None,
+    seed: int = 0,
+) -> Importance:
+    """Score every channel of the groups that may be pruned.
+
+    Args:
+        model: unfused.
+        groups: ``channel_groups(model)``.
+        prune_type: a key of ``CRITERIA``.
+        calibration: labelled images, for ``"taylor"``.
+        seed: for ``"random"``.
+
+    Raises:
+        ValueError: ``prune_type`` is unknown, or ``"taylor"`` has no ``calibration``.
+    """
+    if prune_type not in CRITERIA:
+        raise ValueError(f"prune_type={prune_type!r}: expected one of {sorted(CRITERIA)}")
+    score = CRITERIA[prune_type](model, calibration, seed)
+    return {group.name: score(group) for group in groups if group.prunable}
+
+
+def _magnitude(model: ClassificationModel, calibration: Split | None, seed: int) -> Callable:
+    """How much the channel moves the layers that read it, told by the weights alone.
+
+    BatchNorm lets a channel out with mean β and spread |γ|, whatever the weights that make it: those cancel. What
+    counts is the spread behind the activation, times the norm of the weights that read the channel, with the
+    readers' own BatchNorm folded in.
+    """
+    nodes, shares = np.polynomial.hermite_e.hermegauss(32)  # integrates over a normal distribution
+    nodes, shares = torch.tensor(nodes, dtype=torch.float32), torch.tensor(shares / shares.sum(), dtype=torch.float32)
+
+    def spread(part: Part) -> torch.Tensor:
+        block = _block(model, part)
+        channel = block.act(block.bn.weight[:, None] * nodes + block.bn.bias[:, None])
+        mean = channel @ shares
+        return ((channel - mean[:, None]).square() @ shares).sqrt()[part.start : part.stop]
+
+    def reading(part: Part) -> torch.Tensor:
+        weight = model.get_submodule(part.layer).weight
+        if part.layer.endswith(".conv"):
+            norm = _block(model, part).bn
+            weight = weight * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None, None, None]
+        return weight.transpose(0, 1).flatten(1).norm(dim=1)[part.start : part.stop]
+
+    def score(group: ChannelGroup) -> torch.Tensor:
+        made = torch.stack([spread(part) for part in group.producers]).norm(dim=0)
+        return made * torch.stack([reading(part) for part in group.consumers]).norm(dim=0)
+
+    return score
+
+
+def _random(model: ClassificationModel, calibration: Split | None, seed: int) -> Callable:
+    """Chance; what every other criterion has to beat."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda group: torch.rand(group.size, generator=generator)
+
+
+def _bn_scale(model: ClassificationModel, calibration: Split | None, seed: int) -> Callable:
+    """The factor γ by which BatchNorm multiplies the channel (Liu et al., 2017)."""
+
+    def factors(part: Part) -> torch.Tensor:
+        return _block(model, part).bn.weight.abs()[part.start : part.stop]
+
+    return lambda group: torch.stack([factors(part) for part in group.producers]).mean(0)
+
+
+def _taylor(model: ClassificationModel, calibration: Split | None, seed: int) -> Callable:
+    """The change of the loss if the channel went, to first order (Molchanov et al., 2019); root of its mean square.
+
+    A gate behind BatchNorm that multiplies channel y = γ x̂ + β has the derivative γ ∂L/∂γ + β ∂L/∂β, which is also
+    what closing it changes. Tied channels share one gate, so their derivatives add up.
+    """
+    if calibration is None:
+        raise ValueError("calibration=None: prune_type='taylor' needs labelled images, such as data.train.take(500)")
+    model = copy_model(model).eval().requires_grad_(False)
+    norms = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    factors = [factor.requires_grad_() for norm in norms.values() for factor in (norm.weight, norm.bias)]
+    batches = []  # one dict for each batch: name of the BatchNorm → derivative of each channel's gate
+    for images, labels in calibration.batches(32):
+        with torch.enable_grad():
+            loss = F.cross_entropy(logits(model, images), labels)
+            gradients = iter(torch.autograd.grad(loss, factors))
+        batches.append(
+            {n: (norm.weight * next(gradients) + norm.bias * next(gradients)).detach() for n, norm in norms.items()}
+        )
+
+    def score(group: ChannelGroup) -> torch.Tensor:
+        gates = [
+            sum(batch[part.layer.removesuffix("conv") + "bn"][part.start : part.stop] for part in group.producers)
+            for batch in batches
+        ]
+        return torch.stack(gates).square().mean(0).sqrt()
+
+    return score
+
+
+CRITERIA = {"magnitude": _magnitude, "random": _random, "bn_scale": _bn_scale, "taylor": _taylor}
+
+
+def _block(model: ClassificationModel, part: Part) -> Conv:
+    return model.get_submodule(part.layer.removesuffix(".conv"))

@@ -1,0 +1,49 @@
+"""A quantized model and the float one it came from: the two that every repair compares.
+
+Leaves out: quantizing (``integer_quantization``).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.models import weight_layers
+from yolo_slim_lessons.quantization import QuantizedLayer, fold_batchnorm
+from yolo_slim_lessons.quantization.calibration import image_batches
+
+
+def float_original(quantized: nn.Module, model: nn.Module) -> nn.Module:
+    """A copy of ``model`` with BatchNorm folded, whose layers have the names and shapes of those of ``quantized``.
+
+    Raises:
+        ValueError: ``quantized`` has no quantized layer, or ``model`` has some, other layers or broken weights.
+        TypeError: one of them is no network.
+    """
+    for name, network in (("quantized", quantized), ("model", model)):
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"{name}={network!r}: expected a network")
+    layers = dict(weight_layers(quantized))
+    if not any(isinstance(layer, QuantizedLayer) for layer in layers.values()):
+        raise ValueError("quantized has no quantized layer: expected what quantize_integer returns")
+    original = fold_batchnorm(model).requires_grad_(False)
+    found = dict(weight_layers(original))
+    for name, layer in found.items():
+        if isinstance(layer, QuantizedLayer):
+            raise ValueError(f"model is quantized already ({name}): expected the float model that quantized came from")
+        if not layer.weight.isfinite().all():
+            raise ValueError(f"{name} has weights that are NaN or infinite: repair or retrain the model")
+    for name in layers.keys() | found.keys():
+        shapes = [tuple(each[name].weight.shape) if name in each else "nothing" for each in (layers, found)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"model has {shapes[1]} at {name}, where quantized has {shapes[0]}: "
+                "expected the float model that quantized came from"
+            )
+    return original
+
+
+def all_images(calibration: Split | torch.Tensor) -> torch.Tensor:
+    """Float images 0…1 in one tensor; argument and errors as for ``calibration.observe_inputs``."""
+    return torch.cat(list(image_batches(calibration)))
