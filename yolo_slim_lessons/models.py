@@ -169,6 +169,27 @@ def image_size_of(model: nn.Module) -> int:
     return size
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Where the weights of ``model`` are; the processor if it has none."""
+    return next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
+
+
+def blank_images(model: nn.Module, image_size: int | None = None, count: int = 1) -> torch.Tensor:
+    """Black images that ``model`` can read: of its channels, number type and device.
+
+    Args:
+        model: any network whose first layer with weights reads the image.
+        image_size: pixels a side; ``None`` takes what the model was trained for.
+        count: N.
+
+    Returns:
+        Zeros, N×C×H×W.
+    """
+    weight = next(layer.weight for _, layer in weight_layers(model))
+    size = image_size_of(model) if image_size is None else image_size
+    return torch.zeros(count, weight.shape[1], size, size, dtype=weight.dtype, device=weight.device)
+
+
 def logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Unnormalized class scores, N×classes, from float images N×3×H×W in 0…1.
 
