@@ -5,9 +5,9 @@ the structure, such as channel pruning, integer execution or the writer of ONNX 
 class with one method for each kind of node. No other module knows how a block of Ultralytics looks inside.
 
 The kinds: ``image``; the layers ``conv``, ``norm``, ``activation``, ``pool``, ``dropout``, ``linear``; what is done
-between them, ``sum``, ``concat``, ``split``, ``reshape``, ``transpose``; and what attention adds, ``scale``, ``matmul``,
-``softmax``. Leaves out: everything else, which is refused by its name and its place; and tensors whose first dimension
-is not the image.
+between them, ``sum``, ``concat``, ``split``, ``reshape``, ``transpose``; and what attention adds, ``scale``,
+``matmul``, ``softmax``. Leaves out: everything else, which is refused by its name and its place; and tensors whose
+first dimension is not the image.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.models import blank_images, logits
 
@@ -69,8 +70,9 @@ class Node:
         inputs: positions of the nodes that are read, in ``Graph.nodes``.
         shape: of the result for one image: channels, height, width, or whatever a reshape made of these.
         settings: what else the step needs. A split has ``axis``, ``start``, ``stop`` and ``sizes`` (of all its pieces;
-            each piece is a node); a concat ``axis``; a transpose ``order`` (of all dimensions, the image's too); a
-            scale ``factor``; a softmax ``axis``. Axes count the image's dimension.
+            each piece is a node); a concat ``axis``; a reshape ``counted``, whether the code says the sizes; a
+            transpose ``order`` (of all dimensions, the image's too); a scale ``factor``; a softmax ``axis``. Axes
+            count the image's dimension.
     """
 
     name: str
@@ -123,6 +125,13 @@ class Graph:
                 break
             found[kind] = self.nodes[position].name
         return found.get("norm"), found.get("activation")
+
+    def maker(self, position: int) -> Node:
+        """The convolution or linear layer whose output a node passes on, through norms, activations and the like."""
+        node = self.nodes[position]
+        while node.kind not in ("conv", "linear", "image"):
+            node = self.nodes[node.inputs[0]]
+        return node
 
     def blocks(self) -> Iterator[tuple[str, range]]:
         """The parts of the network by their first number, as (name, positions of their nodes), without the image.
@@ -231,8 +240,10 @@ def trace(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> 
     if height != width:
         image = image.new_zeros(1, image.shape[1], height, width)
     recorder.note(image, "image", "image", ())
+    # The real forward pass of a classifier, even where one of this package does the same by its graph.
+    forward = shadow._predict_once if isinstance(shadow, ClassificationModel) else shadow
     with torch.no_grad(), recorder:
-        scores = logits(shadow, image)
+        scores = logits(forward, image)
     return Graph(tuple(recorder.nodes), recorder.position(scores, "the output"))
 
 
@@ -244,6 +255,8 @@ def _without_content(model: nn.Module) -> nn.Module:
     for module in shadow.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
+        if isinstance(module, nn.BatchNorm2d):
+            module.forward = torch.empty_like  # its result has the shape of what it reads; much quicker so
     return shadow
 
 
@@ -271,7 +284,9 @@ class _Recorder(TorchFunctionMode):
 
     def position(self, tensor: object, place: str) -> int:
         if id(tensor) not in self.positions:
-            raise TypeError(f"{place} reads something that was not computed from the image: such networks are not known")
+            raise TypeError(
+                f"{place} reads something that was not computed from the image: such networks are not known"
+            )
         return self.positions[id(tensor)]
 
     def _enter(self, module: nn.Module, inputs: tuple) -> None:
@@ -282,7 +297,7 @@ class _Recorder(TorchFunctionMode):
 
     def _leave(self, module: nn.Module, inputs: tuple, result: object) -> None:
         name, _ = self.stack.pop()
-        if _is_layer(module):
+        if _is_layer(module) and not _is_layer(self.stack[-1][1]):
             kind = next((kind for layer, kind in LAYERS.items() if isinstance(module, layer)), "activation")
             if kind == "activation" and result.shape != inputs[0].shape:
                 raise TypeError(f"{name} is a {type(module).__name__}, which is not understood")
@@ -307,17 +322,15 @@ class _Recorder(TorchFunctionMode):
     def _function(self, path, name, made, inputs, read, arguments, keywords) -> None:
         kind = FUNCTIONS.get(name)
         place = f"{path}.{kind}" if path else kind
-        if kind == "sum" and len(inputs) == 2:
-            self.note(made[0], kind, self._unique(place), inputs)
-        elif kind == "matmul" and len(inputs) == 2:
+        if kind in ("sum", "matmul") and len(inputs) == 2:
             self.note(made[0], kind, self._unique(place), inputs)
         elif kind == "concat":
             axis = keywords.get("dim", arguments[1] if len(arguments) > 1 else 0)
             self.note(made[0], kind, self._unique(place), inputs, axis=axis % made[0].dim())
         elif kind == "split":
-            self._split(self._unique(place), made, inputs, arguments, keywords)
+            self._split(place, made, inputs, arguments, keywords)
         elif kind == "reshape" and len(made[0]) == 1:
-            self.note(made[0], kind, self._unique(place), inputs)
+            self.note(made[0], kind, self._unique(place), inputs, counted=name != "flatten")
         elif kind == "transpose":
             order = _order(name, arguments, keywords)
             self.note(made[0], kind, self._unique(place), inputs, order=order)
@@ -334,15 +347,13 @@ class _Recorder(TorchFunctionMode):
                 "sum, concatenation, split, average pooling, linear layers and attention"
             )
 
-    def _split(self, name, made, inputs, arguments, keywords) -> None:
+    def _split(self, place, made, inputs, arguments, keywords) -> None:
         axis = keywords.get("dim", arguments[2] if len(arguments) > 2 else 0) % made[0].dim()
         sizes = tuple(piece.shape[axis] for piece in made)
-        start = 0
         for number, piece in enumerate(made):
-            stop = start + sizes[number]
-            piece_name = f"{name}.{number}"
-            self.note(piece, "split", piece_name, inputs, axis=axis, start=start, stop=stop, sizes=sizes)
-            start = stop
+            start = sum(sizes[:number])
+            settings = {"axis": axis, "start": start, "stop": start + sizes[number], "sizes": sizes}
+            self.note(piece, "split", self._unique(place), inputs, **settings)
 
     def _unique(self, name: str) -> str:
         count = self.used_names[name] = self.used_names.get(name, -1) + 1
@@ -351,7 +362,7 @@ class _Recorder(TorchFunctionMode):
 
 def _is_layer(module: nn.Module) -> bool:
     """Whether a module is one step: it is made of no others."""
-    known = isinstance(module, tuple(LAYERS))
+    known = isinstance(module, tuple(LAYERS)) or hasattr(module, "traced_as")
     return known or not any(True for child in module.children())
 
 
@@ -375,6 +386,12 @@ def _numbered(name: str) -> str:
     words = name.split(".")
     first = next((place for place, word in enumerate(words) if word.isdigit()), len(words) - 1)
     return ".".join(words[: first + 1])
+
+
+def replace_module(model: nn.Module, name: str, new: nn.Module) -> None:
+    """Put ``new`` in the place called ``name``, in place."""
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, new)
 
 
 def positions(shape: tuple[int, ...]) -> int:

@@ -206,6 +206,16 @@ def weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear
             yield name, layer
 
 
+def values_of(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Every weight, bias and BatchNorm factor; of quantized layers, the numbers that their integers stand for."""
+    for module in model.modules():
+        computed = ("weight", "bias") if hasattr(module, "weight_grid") else ()
+        for name in dict.fromkeys((*module._parameters, *computed)):
+            value = getattr(module, name)
+            if value is not None:
+                yield value
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No word from Ultralytics within, even where it was imported first or told to be verbose."""

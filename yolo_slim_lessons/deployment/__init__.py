@@ -1,7 +1,7 @@
 """Leave PyTorch: a model as an ONNX file, and sessions of ONNX Runtime that run it. Used in lesson 09.
 
-``float_graph`` and ``integer_graph`` write what the model computes, ``preprocessing`` puts the steps from a picture in
-front, ``session`` runs the file. Leaves out: other runtimes, though many read the same files (see
+``onnx_graph`` writes what the model computes, ``preprocessing`` puts the steps from a picture in front, ``session``
+runs the file, and ``speed`` times it. Leaves out: other runtimes, though many read the same files (see
 ``benchmarks/deployment.py``).
 """
 
@@ -16,8 +16,7 @@ import torch
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.deployment.float_graph import float_graph
-from yolo_slim_lessons.deployment.integer_graph import integer_graph
+from yolo_slim_lessons.deployment.onnx_graph import onnx_graph
 from yolo_slim_lessons.deployment.preprocessing import with_preprocessing
 from yolo_slim_lessons.deployment.session import onnx_session, run_onnx
 from yolo_slim_lessons.files import write_atomically
@@ -46,7 +45,7 @@ def export_onnx(
     hold ``class_names``, a list in JSON, and ``image_size``.
 
     What the file computes with follows from the model: FP32 for a float one; 8-bit integers (QDQ, see
-    ``integer_graph``) for one of ``quantize_integer`` with ``activation_bits``; floats from integer weights of 4, 8 or
+    ``onnx_graph``) for one of ``quantize_integer`` with ``activation_bits``; floats from integer weights of 4, 8 or
     16 bits for one without. On x86 processors without VNNI, ONNX Runtime adds products of 8-bit weights in 16 bits,
     which can overflow; weights of 7 bits cannot.
 
@@ -64,8 +63,7 @@ def export_onnx(
             or PIL gives them, and answers with ``probabilities``. It resizes and cuts out as ``slim.load_images`` does.
 
     Raises:
-        TypeError: ``model`` is no classifier, or integers for activations of another family than yolov8-cls are asked
-            for.
+        TypeError: ``model`` is no classifier, or has a part that is not understood (named, with its place).
         ValueError: another ending, precision or number of bits, ``calibration`` missing or not used, or a quantized
             model that is to be quantized again or that ONNX Runtime could not run.
 
@@ -82,11 +80,7 @@ def export_onnx(
     names = list(model.names.values())
     if bits is not None:
         model = _quantized(model, bits, calibration)
-    layers = [layer for _, layer in weight_layers(model) if isinstance(layer, QuantizedLayer)]
-    if any(layer.input_grid is not None for layer in layers):
-        graph = integer_graph(model, size)
-    else:
-        graph = float_graph(model, size, precision)
+    graph = onnx_graph(model, size, precision)
     if preprocess:
         graph = with_preprocessing(graph, size)
     graph.producer_name = "yolo_slim_lessons"

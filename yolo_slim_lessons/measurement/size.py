@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from yolo_slim_lessons.models import copy_model, image_size_of, save_model, weight_layers
+from yolo_slim_lessons.models import copy_model, image_size_of, save_model, values_of, weight_layers
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LayerCost:
 
 def count_parameters(model: nn.Module, nonzero: bool = False) -> int:
     """Number of weights, biases and BatchNorm factors; with ``nonzero`` only those that are not exactly zero."""
-    return sum(int(p.count_nonzero()) if nonzero else p.numel() for p in model.parameters())
+    return sum(int(p.count_nonzero()) if nonzero else p.numel() for p in values_of(model))
 
 
 def layer_costs(model: nn.Module, image_size: int | None = None) -> list[LayerCost]:

@@ -18,7 +18,7 @@ from ultralytics.nn.tasks import ClassificationModel
 from yolo_slim_lessons.files import write_atomically
 from yolo_slim_lessons.packing import container
 from yolo_slim_lessons.packing.entropy_coder import entropy_bits
-from yolo_slim_lessons.packing.integers import compute_weights, computed_names
+from yolo_slim_lessons.packing.integers import join_grids, stored_tensors
 from yolo_slim_lessons.packing.structure import build, describe
 from yolo_slim_lessons.packing.values import Encoding, encode_values
 
@@ -142,8 +142,8 @@ def load_packed(path: str | Path) -> ClassificationModel:
             pieces = part.tensor().split([tensor.numel() for tensor in tensors.values()])
             shapes = [tensor.shape for tensor in tensors.values()]
             state |= {name: piece.reshape(shape) for name, piece, shape in zip(tensors, pieces, shapes, strict=True)}
-        model.load_state_dict(state, strict=False, assign=True)  # without what is computed
-        compute_weights(model)
+        model.load_state_dict(state, strict=False, assign=True)
+        join_grids(model)
     except ValueError as error:
         raise _unreadable(path, error) from error
     return model.requires_grad_(False)
@@ -201,12 +201,8 @@ def _sizes(data: bytes) -> PackedSizes:
 def _parts(model: ClassificationModel) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of a model in the order of the file: each kernel and matrix a part, vectors of one kind together."""
     parts: dict[str, dict[str, torch.Tensor]] = {}
-    computed = computed_names(model)
-    for name, tensor in model.state_dict().items():
-        if name not in computed:
-            words = name.split(".")
-            kind = name if tensor.dim() > 1 else ".".join(words[-2:] if words[-1] in ("weight", "bias") else words[-1:])
-            parts.setdefault(kind, {})[name] = tensor
+    for part, name, tensor in stored_tensors(model):
+        parts.setdefault(part, {})[name] = tensor
     return parts
 
 

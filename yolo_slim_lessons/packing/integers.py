@@ -1,113 +1,169 @@
 """Integer-quantized layers in a ``.slim`` file: their grids in the description, their integers among the values.
 
-Weights and rounded biases are not stored: a reader computes them from integers, scales and zero points by the same
-formulas. Used in lesson 08. Leaves out: what the layers do (``integer_quantization``).
+Weights and rounded biases are not stored: they follow from integers, scales and zero points. Used in lesson 08. Leaves
+out: what the layers do (``quantization``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
-from ultralytics.nn.modules import Bottleneck, Conv
+from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.models import weight_layers
-from yolo_slim_lessons.quantization import IntegerGrid, QuantizedActivation, QuantizedConv2d, QuantizedLinear
-from yolo_slim_lessons.quantization.layers import QuantizedBottleneck, QuantizedLayer, same_shape
+from yolo_slim_lessons.graph import replace_module, trace
+from yolo_slim_lessons.models import image_size_of, weight_layers
+from yolo_slim_lessons.quantization import (
+    IntegerGrid,
+    QuantizedActivation,
+    QuantizedLayer,
+    QuantizedModel,
+    QuantizedSum,
+    activation_tensors,
+)
+from yolo_slim_lessons.quantization.layers import quantized_layer
+from yolo_slim_lessons.quantization.points import place_grid, placed_grid
+
+GRIDS = ("weight_grid", "input_grid", "output_grid")  # as attributes of a module, in the order of the file
 
 
 def describe_integers(model: ClassificationModel) -> dict | None:
     """The grids of a model in the types of JSON, without scales; ``None`` if it has none.
 
-    Each entry stands for a layer, an activation function or a bottleneck, in the order of the network: nothing where it
-    is an ordinary one, else a row of bits and flags.
-
-    Raises:
-        ValueError: weights that differ from what their integers stand for.
+    Each entry stands for a layer, an activation function or a sum, in the order of the network: nothing where it is an
+    ordinary one, else a row of bits and flags.
     """
-    layers, activations, sums = [], [], []
-    for name, layer in weight_layers(model):
+    layers = []
+    for _, layer in weight_layers(model):
         layers.append(None)
         if isinstance(layer, QuantizedLayer):
-            if not torch.equal(layer.weight, layer.weight_grid.dequantize(layer.integers)):
-                raise ValueError(f"model has weights in {name} that its integers do not stand for: quantize it again")
             weight, given = layer.weight_grid, layer.input_grid
             flags = [given.bits, int(given.signed)] if given else [0, 0]
             layers[-1] = [weight.bits, int(weight.signed), weight.scale.dim(), *flags, int(layer.snaps_input)]
-    for block in model.modules():
-        if isinstance(block, Conv):
-            grids = (block.act.input_grid, block.act.output_grid) if isinstance(block.act, QuantizedActivation) else ()
-            activations.append([number for grid in grids for number in (grid.bits, int(grid.signed))] or None)
-        elif isinstance(block, Bottleneck):
-            grid = block.output_grid if isinstance(block, QuantizedBottleneck) else None
-            sums.append([grid.bits, int(grid.signed)] if grid else None)
-    if not any(layers + activations + sums):
+    if not any(layers):
         return None
+    activations, sums = [None] * len(_activations(model)), [None] * _count_shortcuts(model)
+    if isinstance(model, QuantizedModel):
+        functions = [model.get_submodule(name) for name in _activations(model)]
+        activations = [
+            [number for grid in (act.input_grid, act.output_grid) for number in (grid.bits, int(grid.signed))]
+            for act in functions
+        ]
+        grids = [model.get_submodule(name).output_grid for name in _sums(model)]
+        sums = [[grid.bits, int(grid.signed)] for grid in grids]
     return {"layers": layers, "activations": activations, "sums": sums}
 
 
-def quantize_structure(model: ClassificationModel, description: dict) -> None:
+def quantize_structure(model: ClassificationModel, description: dict) -> ClassificationModel:
     """Replace the layers of ``model``, folded and on the meta device, by those that ``describe_integers`` described.
 
     Raises:
         ValueError: rows of wrong length, type or range, or more or fewer of them than there are layers.
     """
     layers = list(weight_layers(model))
-    blocks = [block for block in model.modules() if isinstance(block, Conv)]
-    bottlenecks = [(name, block) for name, block in model.named_modules() if isinstance(block, Bottleneck)]
     if not isinstance(description, dict) or description.keys() != {"layers", "activations", "sums"}:
         raise ValueError("integers: expected layers, activations and sums")
     for (name, layer), row in _rows(layers, description["layers"], "layers", 6):
         weight_bits, signed, per_channel, input_bits, input_signed, snaps = row
         _check_flags(name, signed, per_channel, input_signed, snaps)
-        new = same_shape(layer, QuantizedConv2d, QuantizedLinear)
-        weight_grid = _grid(name, weight_bits, signed, (layer.weight.shape[0],) if per_channel else ())
-        new.set_grids(weight_grid, _grid(name, input_bits, input_signed) if input_bits else None, bool(snaps))
         if snaps and not input_bits:
             raise ValueError(f"integers: {name} rounds its input to no grid")
+        weight_grid = _grid(name, weight_bits, signed, (layer.weight.shape[0],) if per_channel else ())
+        new = quantized_layer(
+            layer, weight_grid, _grid(name, input_bits, input_signed) if input_bits else None, bool(snaps)
+        )
         new.set_integers(torch.empty_like(layer.weight, dtype=torch.int32), layer.bias)
-        _replace(model, name, new)
-    for block, row in _rows(blocks, description["activations"], "activations", 4):
-        _check_flags("activations", row[1], row[3])
-        grids = _grid("activations", *row[:2]), _grid("activations", *row[2:])
-        block.act = QuantizedActivation(block.act, *grids)
-    for (name, block), row in _rows(bottlenecks, description["sums"], "sums", 2):
-        _check_flags(name, row[1])
-        if not block.add:
-            raise ValueError(f"integers: {name} has no sum")
-        _replace(model, name, QuantizedBottleneck(block, _grid(name, *row)))
+        replace_module(model, name, new)
+    functions = list(_rows(_activations(model), description["activations"], "activations", 4))
+    named_sums = _sums(model) if functions else [None] * _count_shortcuts(model)
+    sums = list(_rows(named_sums, description["sums"], "sums", 2))
+    if not functions and not sums:
+        return model
+    for name, row in (*functions, *sums):
+        _check_flags(name, *row[1::2])
+    if (len(functions), len(sums)) != (len(_activations(model)), len(_sums(model))):
+        raise ValueError("integers: some activation functions or sums have no grid: expected all or none")
+    tensors = activation_tensors(trace(model))
+    for name, row in functions:
+        grids = _grid(name, *row[:2]), _grid(name, *row[2:])
+        replace_module(model, name, QuantizedActivation(model.get_submodule(name), *grids))
+    for tensor in tensors:
+        for name, computed in tensor.sums.items():
+            replace_module(model, name, QuantizedSum(_grid(name, *dict(sums)[name]), computed))
+    size = image_size_of(model)
+    return QuantizedModel.of(model, (size, size))
 
 
-def computed_names(model: ClassificationModel) -> set[str]:
-    """Names of tensors that follow from others: weights of integers, and biases of integers."""
-    names = set()
-    for name, layer in weight_layers(model):
-        if isinstance(layer, QuantizedLayer):
-            names.add(f"{name}.weight")
-            if layer.bias_integers is not None:
-                names.add(f"{name}.bias")
-    return names
+def stored_tensors(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """All tensors of a model in the order of the file, as (name of the part, name in ``state_dict``, tensor).
+
+    A part is one kernel or matrix, or all vectors of one kind.
+    """
+    for path, module in model.named_modules():
+        if isinstance(module, IntegerGrid | QuantizedSum):
+            continue
+        prefix = f"{path}." if path else ""
+        own = [(name, tensor) for name, tensor in module.named_parameters(recurse=False)]
+        grids = [
+            (f"{name}.", getattr(module, name)) for name in GRIDS if isinstance(getattr(module, name, None), nn.Module)
+        ]
+        grids += [
+            (f"{name}.output_grid.", child.output_grid)
+            for name, child in module.named_children()
+            if isinstance(child, QuantizedSum)
+        ]
+        for start, grid in grids:
+            own += [(start + name, tensor) for name, tensor in grid.named_buffers(recurse=False)]
+        own += module.named_buffers(recurse=False)
+        for name, tensor in own:
+            yield _part(prefix + name, tensor), prefix + name, tensor
 
 
-def compute_weights(model: ClassificationModel) -> None:
-    """Fill in the tensors of ``computed_names``, in place.
+def _part(name: str, tensor: torch.Tensor) -> str:
+    words = name.split(".")
+    if tensor.dim() > 1:
+        return name
+    if words[-2:-1] and words[-2] in GRIDS:
+        return "_".join(words[-2:])
+    return ".".join(words[-2:] if words[-1] in ("weight", "bias") else words[-1:])
+
+
+def join_grids(model: ClassificationModel) -> None:
+    """Let all that make and read a tensor share one grid again, in place, and check what was read from a file.
 
     Raises:
         ValueError: integers outside their grid, or scales that are no positive numbers.
     """
     for name, buffer in model.named_buffers():
-        if name.endswith("_grid_scale") and not (buffer.isfinite() & (buffer > 0)).all():
+        if name.endswith("_grid.scale") and not (buffer.isfinite() & (buffer > 0)).all():
             raise ValueError(f"{name} holds scales that are no positive numbers")
     for name, layer in weight_layers(model):
-        if not isinstance(layer, QuantizedLayer):
-            continue
-        grid, integers = layer.weight_grid, layer.integers
-        if integers.min() < grid.lowest or integers.max() > grid.highest:
-            raise ValueError(f"{name} holds integers outside {grid.lowest} to {grid.highest}")
-        layer.weight = nn.Parameter(grid.dequantize(integers), requires_grad=False)
-        if layer.bias_integers is not None:
-            bias = (layer.bias_integers * layer.accumulator_scale).to(layer.weight.dtype)
-            layer.bias = nn.Parameter(bias, requires_grad=False)
+        if isinstance(layer, QuantizedLayer):
+            grid, integers = layer.weight_grid, layer.integers
+            if integers.min() < grid.lowest or integers.max() > grid.highest:
+                raise ValueError(f"{name} holds integers outside {grid.lowest} to {grid.highest}")
+    if isinstance(model, QuantizedModel):
+        for tensor in model.tensors:
+            grid = placed_grid(model, tensor)
+            if grid is not None:
+                place_grid(model, tensor, grid)
+
+
+def _activations(model: ClassificationModel) -> list[str]:
+    """Names of the activation functions, in the order of ``named_modules``."""
+    return [f"{name}.act" for name, block in model.named_modules() if isinstance(block, Conv)]
+
+
+def _sums(model: ClassificationModel) -> list[str]:
+    """Names of the sums, in the order in which they are computed."""
+    return [node.name for node in trace(model).nodes if node.kind == "sum"]
+
+
+def _count_shortcuts(model: ClassificationModel) -> int:
+    """How many blocks can add their input to what two convolutions make of it: what files count without sums."""
+    return sum(all(hasattr(block, name) for name in ("cv1", "cv2", "add")) for block in model.modules())
 
 
 def _rows(modules: list, rows: object, kind: str, length: int):
@@ -131,8 +187,3 @@ def _grid(name: str, bits: int, signed: int, shape: tuple[int, ...] = ()) -> Int
         raise ValueError(f"integers: {name} has {bits} bits: expected 2 to 16")
     scale = torch.empty(shape, device="meta")
     return IntegerGrid(bits, scale, torch.empty(shape, dtype=torch.int32, device="meta"), bool(signed))
-
-
-def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)

@@ -14,12 +14,13 @@ from pathlib import PureWindowsPath
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import C2f
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.models import check_classifier, image_size_of, new_model, weight_layers
+from yolo_slim_lessons.graph import trace
+from yolo_slim_lessons.models import check_classifier, image_size_of, new_model, values_of, weight_layers
 from yolo_slim_lessons.packing.integers import describe_integers, quantize_structure
-from yolo_slim_lessons.pruning.blocks import ACTIVATIONS, remove_bottlenecks, replace_activations
+from yolo_slim_lessons.pruning.blocks import ACTIVATIONS, remove_bottlenecks, replace_activations, stacked_blocks
+from yolo_slim_lessons.pruning.channels.surgery import note_widths, select_channels
 from yolo_slim_lessons.quantization.floats import SCALES, float_format, round_inputs
 
 ARCHITECTURES = re.compile(r"yolo(v8|11|12|26)[nsmlx]-cls")
@@ -34,7 +35,7 @@ def describe(model: ClassificationModel) -> dict:
         TypeError: not a classifier.
     """
     check_classifier(model)
-    dtypes = {str(value.dtype).removeprefix("torch.") for value in model.parameters()}
+    dtypes = {str(value.dtype).removeprefix("torch.") for value in values_of(model)}
     norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     description = {
         "architecture": _architecture(model),
@@ -45,10 +46,12 @@ def describe(model: ClassificationModel) -> dict:
         "batchnorm": [norms[0].eps, norms[0].momentum] if norms else None,
         "dropout": model.model[-1].drop.p,
         "activation": _activation(model),
-        "bottlenecks": [len(block.m) for block in _c2f_blocks(model).values()],
+        "bottlenecks": [len(block.m) for block in stacked_blocks(model).values()],
         "float_quantization": getattr(model, "float_quantization", None),
         "integers": describe_integers(model),
     }
+    if getattr(model, "pruned_layers", None):  # whose zeros stay zero when the model is trained
+        description["pruned_layers"] = list(model.pruned_layers)
     for ours, theirs in zip_longest(_outline(build(description)), _outline(model), fillvalue="nothing"):
         if ours != theirs:
             raise ValueError(
@@ -78,6 +81,8 @@ def build(description: dict) -> ClassificationModel:
         if isinstance(layer, nn.BatchNorm2d):
             layer.eps, layer.momentum = description["batchnorm"]
     model.model[-1].drop.p = description["dropout"]
+    if "pruned_layers" in description:
+        model.pruned_layers = description["pruned_layers"]
     image = torch.empty(1, 3, *[description["image_size"]] * 2, dtype=DTYPES[description["dtype"]], device="meta")
     try:
         model(image)
@@ -86,7 +91,7 @@ def build(description: dict) -> ClassificationModel:
     if description["integers"] is not None:
         if description["batchnorm"] is not None:
             raise ValueError("integers: expected a model whose BatchNorm is folded")
-        quantize_structure(model, description["integers"])
+        model = quantize_structure(model, description["integers"])
     settings = description["float_quantization"]
     if settings is not None:
         model.float_quantization = settings
@@ -117,19 +122,17 @@ def _architecture(model: ClassificationModel) -> str:
 def _activation(model: ClassificationModel) -> str:
     """The name of the function behind the first convolution; a network with several kinds cannot be built again."""
     function = getattr(model.model[0], "act", None)
-    function = getattr(function, "function", function)  # of a QuantizedActivation
+    function = getattr(function, "function", function)  # of a quantized one
     names = [name for name, kind in ACTIVATIONS.items() if type(function) is kind]
     return names[0] if names else "silu"
 
 
-def _c2f_blocks(model: ClassificationModel) -> dict[str, C2f]:
-    return {name: block for name, block in model.named_modules() if isinstance(block, C2f)}
-
-
 def _bottlenecks(model: ClassificationModel, counts: list[int]) -> dict[str, int]:
-    blocks = _c2f_blocks(model)
+    blocks = stacked_blocks(model)
     if len(counts) != len(blocks):
-        raise ValueError(f"bottlenecks has {len(counts)} numbers: expected {len(blocks)}, one for each C2f block")
+        raise ValueError(
+            f"bottlenecks has {len(counts)} numbers: expected {len(blocks)}, one for each block that has some"
+        )
     return dict(zip(blocks, counts, strict=True))
 
 
@@ -140,35 +143,27 @@ def _narrow(model: ClassificationModel, channels: list[int]) -> None:
         raise ValueError(f"channels has {len(channels)} numbers: expected {2 * len(layers)}")
     if channels[-2] != len(model.names):
         raise ValueError(f"channels end in {channels[-2]} outputs for {len(model.names):,} classes")
-    modules = dict(model.named_modules())
+    graph = None
     for (name, layer), made, read in zip(layers, channels[::2], channels[1::2], strict=True):
         most = tuple(layer.weight.shape[:2])
         if not (1 <= made <= most[0] and 1 <= read <= most[1]):
             raise ValueError(f"channels of {name} are {made} × {read}: expected 1 × 1 to {most[0]} × {most[1]}")
         if (made, read) == most:
             continue
-        layer.weight = nn.Parameter(layer.weight[:made, :read])
-        if layer.bias is not None:
-            layer.bias = nn.Parameter(layer.bias[:made])
-        if isinstance(layer, nn.Linear):
-            layer.out_features, layer.in_features = made, read
-            continue
-        if layer.groups > 1:
+        graph = graph or trace(model)
+        if getattr(layer, "groups", 1) > 1:
             raise ValueError(f"channels of {name} are {made} × {read}: expected all, as it works in groups")
-        layer.out_channels, layer.in_channels = made, read
-        norm = modules.get(name.removesuffix("conv") + "bn")
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.num_features = made
-            norm.weight, norm.bias = nn.Parameter(norm.weight[:made]), nn.Parameter(norm.bias[:made])
-            norm.running_mean, norm.running_var = norm.running_mean[:made], norm.running_var[:made]
-    for block in model.modules():
-        if isinstance(block, C2f):
-            block.c = block.cv1.conv.out_channels // 2
+        first = (torch.arange(count) < kept for count, kept in zip(most, (made, read), strict=True))
+        select_channels(model, graph, name, *first)
+    if graph is not None:
+        note_widths(model, graph)
 
 
 def _check(description: dict) -> None:
     for name, (allowed, is_allowed) in _FIELDS.items():
         if name not in description:
+            if name in _OPTIONAL:
+                continue
             raise ValueError(f"{name} is missing")
         if not is_allowed(description[name]):
             raise ValueError(f"{name}={str(description[name])[:80]}: expected {allowed}")
@@ -208,7 +203,9 @@ _FIELDS = {
     ),
     "dropout": ("a share, 0 to 1", _is_share),
     "activation": (f"one of {tuple(ACTIVATIONS)}", lambda v: isinstance(v, str) and v in ACTIVATIONS),
-    "bottlenecks": ("a count for each C2f block", lambda v: _is_list(v, int, 0, 100)),
+    "bottlenecks": ("a count for each stacked block", lambda v: _is_list(v, int, 0, 100)),
     "float_quantization": ("the settings of quantize_float", _is_float_quantization),
     "integers": ("grids of layers", lambda v: v is None or isinstance(v, dict)),
+    "pruned_layers": ("names of layers", lambda v: _is_list(v, str, 1, 1000)),
 }
+_OPTIONAL = {"pruned_layers"}

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from yolo_slim_lessons.data import Split, as_floats
+from yolo_slim_lessons.graph import Execution, Graph, Node
 
 RANGES = ("mse", "minmax", "percentile", "kl")
 BINS = 4096
@@ -130,6 +131,65 @@ def observe_inputs(
         for batch in image_batches(images):
             model(batch)
     return counted
+
+
+@torch.inference_mode()
+def observe_nodes(
+    model: nn.Module,
+    graph: Graph,
+    groups: Mapping[str, Iterable[str]],
+    images: Split | torch.Tensor,
+    extremes_only: Iterable[str] = (),
+) -> tuple[dict[str, Histogram], dict[str, tuple[float, float]]]:
+    """What nodes of ``graph`` put out while ``images`` pass through; some of them together.
+
+    Args:
+        model: in eval mode.
+        graph: of ``model``.
+        groups: name of a group → names of its nodes, whose numbers are counted in one histogram.
+        images: as for ``observe_inputs``.
+        extremes_only: names of nodes of which only the smallest and the largest number count.
+
+    Returns:
+        (name of a group → histogram, name of one of ``extremes_only`` → smallest and largest number).
+
+    Raises:
+        ValueError: no image, or NaN or infinity in one.
+    """
+    group_of = {node: group for group, nodes in groups.items() for node in nodes}
+    alone = set(extremes_only)
+    extremes: dict[str, tuple[float, float]] = {}
+    counted: dict[str, Histogram] = {}
+
+    def widen(node: str, values: torch.Tensor) -> None:
+        for name in {group_of.get(node), node if node in alone else None} - {None}:
+            low, high = torch.aminmax(values)
+            before = extremes.get(name, (float("inf"), float("-inf")))
+            extremes[name] = (min(before[0], low.item()), max(before[1], high.item()))
+
+    def count(node: str, values: torch.Tensor) -> None:
+        if node in group_of:
+            part = Histogram.of(values, *extremes[group_of[node]])
+            before = counted[group_of[node]].counts if group_of[node] in counted else 0
+            counted[group_of[node]] = Histogram(part.points, part.counts + before)
+
+    for look in (widen, count):
+        for batch in image_batches(images):
+            _Observation(model, look).run(graph, batch)
+    return counted, {name: extremes[name] for name in alone}
+
+
+class _Observation(Execution):
+    """The computation itself, with a look at each result, before an activation function overwrites it."""
+
+    def __init__(self, model: nn.Module, look: Callable[[str, torch.Tensor], None]):
+        super().__init__(model)
+        self.look = look
+
+    def visit(self, node: Node, *values: torch.Tensor) -> torch.Tensor:
+        result = super().visit(node, *values)
+        self.look(node.name, result)
+        return result
 
 
 def image_batches(images: Split | torch.Tensor, batch_size: int = 128) -> Iterator[torch.Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from yolo_slim_lessons.models import copy_model, weight_layers
+from yolo_slim_lessons.quantization.folding import fold_batchnorm
 
 
 def signal_to_noise(reference: torch.Tensor, approximation: torch.Tensor) -> float:
@@ -48,12 +49,6 @@ def layer_errors(
     else:
         exact, rounded = (_outputs(m, images) for m in (reference, approximation))
     return {name: signal_to_noise(exact[name], rounded[name]) for name in exact}
-
-
-def fold_batchnorm(model: nn.Module) -> nn.Module:
-    """A copy in eval mode whose convolutions do BatchNorm's work, too; other networks than Ultralytics' as they are."""
-    folded = copy_model(model).eval().to(memory_format=torch.contiguous_format)  # which older fuse() insists on
-    return folded.fuse(verbose=False) if hasattr(folded, "fuse") else folded
 
 
 def _outputs(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -7,16 +7,16 @@ Leaves out: how to choose the range that the grid covers (``calibration.py``).
 from __future__ import annotations
 
 import numbers
-from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no one answer to ==
-class IntegerGrid:
+class IntegerGrid(nn.Module):
     """Evenly spaced numbers, as many as ``bits`` bits can count, zero always among them (Jacob et al., 2018).
 
-    Rounding is to nearest, ties to even; what lies outside goes to the nearest end.
+    Rounding is to nearest, ties to even; what lies outside goes to the nearest end. A grid is a module without
+    parameters, so that it follows the layer that owns it through copies, files and devices.
 
     Attributes:
         bits: 2 to 16.
@@ -26,10 +26,21 @@ class IntegerGrid:
         signed: whether the integers start at -2^(bits-1) rather than at 0.
     """
 
-    bits: int
     scale: torch.Tensor
     zero_point: torch.Tensor
-    signed: bool = True
+
+    def __init__(self, bits: int, scale: torch.Tensor, zero_point: torch.Tensor, signed: bool = True):
+        super().__init__()
+        self.bits, self.signed = bits, signed
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, signed={self.signed}, scales={tuple(self.scale.shape)}"
+
+    def with_scale(self, scale: torch.Tensor) -> IntegerGrid:
+        """The same grid with other distances of neighbours."""
+        return IntegerGrid(self.bits, scale, self.zero_point, self.signed)
 
     @classmethod
     def from_range(
@@ -120,6 +131,8 @@ class IntegerGrid:
             x: float tensor of any shape.
             inplace: write the result into ``x``, which spares memory traffic, most of the time this takes.
         """
+        if x.is_meta:  # only its shape counts
+            return x
         scale, zero_point = self._broadcast(x)
         x = x.div_(scale) if inplace else x / scale
         if not zero_point.any():
@@ -130,6 +143,8 @@ class IntegerGrid:
 
     def saturate(self, x: torch.Tensor) -> torch.Tensor:
         """Clamp ``x``, in place, to the ends of the grid: all that a sum of numbers on the grid needs. Scalar scale."""
+        if x.is_meta:
+            return x
         low, high = self.range
         return x.clamp_(low.item(), high.item())
 

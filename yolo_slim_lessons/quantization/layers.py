@@ -1,25 +1,27 @@
 """Layers that hold integers, and compute with the real numbers these stand for. Used in lesson 05.
 
 The simulation ("fake quantization") is an ordinary forward pass: weights, inputs and activations are floats, but only
-such as lie on a grid. Where a tensor is rounded:
+such as lie on a grid. A layer's integers and grids are all it knows; its weight is computed from them whenever it is
+read. Where a tensor is rounded:
 
 - the image, at the first convolution: 8-bit pixels, so nothing is lost;
 - behind every activation function, once. Each convolution thus reads numbers that are on its input grid already;
 - before every activation function, to 16-bit fixed point with a power of two as its step. That changes next to
   nothing, and makes the activation function a look-up table of 65,536 entries for a processor without floats;
-- the average of a channel, which the last linear layer reads.
+- what is computed from rounded numbers by other means (the average of a channel, attention), where it is read.
 
-What is added or concatenated shares one grid (all of a C2f block's parts). A sum is then a sum of integers and a
-concatenation moves bytes: neither rounds again, a sum is only clamped to the grid's ends.
+What is added or concatenated shares one grid. A sum is then a sum of integers and a concatenation moves bytes: neither
+rounds again, a sum is only clamped to the grid's ends.
 
 Leaves out: arithmetic on the integers themselves (``execution.py``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
-from ultralytics.nn.modules.block import Bottleneck
 
 from yolo_slim_lessons.quantization.grids import IntegerGrid
 
@@ -27,63 +29,58 @@ from yolo_slim_lessons.quantization.grids import IntegerGrid
 LARGEST_BIAS = 2**30
 
 
-class GridBuffers:
-    """A module's attribute that is an ``IntegerGrid`` or ``None``, its two tensors kept as the module's buffers.
-
-    Buffers follow their module through copies, ``state_dict`` and ``double()``.
-    """
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __set__(self, module: nn.Module, grid: IntegerGrid | None) -> None:
-        module.register_buffer(f"{self.name}_scale", None if grid is None else grid.scale)
-        module.register_buffer(f"{self.name}_zero_point", None if grid is None else grid.zero_point)
-        module.__dict__[f"{self.name}_format"] = None if grid is None else (grid.bits, grid.signed)
-
-    def __get__(self, module: nn.Module | None, owner: type) -> IntegerGrid | None:
-        if module is None:
-            return self
-        if module.__dict__[f"{self.name}_format"] is None:
-            return None
-        bits, signed = module.__dict__[f"{self.name}_format"]
-        buffers = module._buffers
-        return IntegerGrid(bits, buffers[f"{self.name}_scale"], buffers[f"{self.name}_zero_point"], signed)
-
-
 class QuantizedLayer(nn.Module):
     """What ``QuantizedConv2d`` and ``QuantizedLinear`` have in common.
 
-    Attributes:
-        integers: the weight's integers, in the smallest type that holds them.
-        weight: the real numbers these stand for, float32; a parameter like any other layer's.
+    Args:
+        layer: whose shape and settings the new one takes over, without its numbers.
         weight_grid: one scale, or one for each output channel.
-        bias: float32 or ``None``; with an input grid, the numbers that ``bias_integers`` stand for.
-        bias_integers: int32, on the grid of the accumulator; ``None`` without an input grid or without a bias.
         input_grid: the grid that the input lies on; ``None`` where only weights are quantized.
         snaps_input: whether the layer itself puts its input on that grid; otherwise the layer in front did.
+
+    Attributes:
+        integers: the weight's integers, in the smallest type that holds them.
+        bias_integers: int32, on the grid of the accumulator; ``None`` without an input grid or without a bias.
+        rounding: while the layer is trained, the module that makes its weight; ``None`` otherwise.
     """
 
-    weight_grid = GridBuffers()
-    input_grid = GridBuffers()
-
-    def set_grids(self, weight_grid: IntegerGrid, input_grid: IntegerGrid | None, snaps_input: bool = False) -> None:
-        """Choose the grids; ``set_integers`` must follow."""
+    def __init__(
+        self,
+        layer: nn.Module,
+        weight_grid: IntegerGrid,
+        input_grid: IntegerGrid | None = None,
+        snaps_input: bool = False,
+    ):
+        nn.Module.__init__(self)
+        _take_settings(self, layer)
+        self._parameters["bias"] = None
         self.weight_grid, self.input_grid, self.snaps_input = weight_grid, input_grid, snaps_input
+        self.rounding: Callable[[], torch.Tensor] | None = None
 
     @torch.no_grad()
     def set_integers(self, integers: torch.Tensor, bias: torch.Tensor | None) -> None:
         """Take over a weight's integers and a bias of real numbers, which is rounded to the accumulator's grid."""
         self.register_buffer("integers", integers.to(self.weight_grid.dtype))
-        self.weight = nn.Parameter(self.weight_grid.dequantize(integers), requires_grad=False)
-        bias_integers = None
-        if bias is not None:
-            self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-            if self.input_grid is not None:
-                scaled = (bias / self.accumulator_scale).round()
-                bias_integers = scaled.clamp(-LARGEST_BIAS, LARGEST_BIAS).to(torch.int32)
+        bias_integers, parameter = None, None
+        if bias is not None and self.input_grid is not None:
+            scaled = (bias / self.accumulator_scale).round()
+            bias_integers = scaled.clamp(-LARGEST_BIAS, LARGEST_BIAS).to(torch.int32)
+        elif bias is not None:
+            parameter = nn.Parameter(bias.detach().clone(), requires_grad=False)
         self.register_buffer("bias_integers", bias_integers)
-        self._refresh_bias()
+        self._parameters["bias"] = parameter
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The real numbers that the integers stand for, of the type of the grid's scale."""
+        return self.weight_grid.dequantize(self.integers) if self.rounding is None else self.rounding()
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """Real numbers; with an input grid, those that ``bias_integers`` stand for."""
+        if self._parameters["bias"] is not None or self.bias_integers is None:
+            return self._parameters["bias"]
+        return (self.bias_integers * self.accumulator_scale).to(self.weight_grid.scale.dtype)
 
     @property
     def accumulator_scale(self) -> torch.Tensor:
@@ -93,74 +90,73 @@ class QuantizedLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(self.input_grid.snap(x) if self.snaps_input else x)
 
-    def _apply(self, function, recurse=True):
-        super()._apply(function, recurse)
-        self._refresh_bias()  # a bias is exact in float64 only, so model.double() must not widen the float32 one
-        return self
-
-    def _refresh_bias(self) -> None:
-        if self.bias_integers is not None:
-            self.bias.data = (self.bias_integers * self.accumulator_scale).to(self.bias.dtype)
-
 
 class QuantizedConv2d(QuantizedLayer, nn.Conv2d):
-    """A convolution whose weights lie on a grid; attributes as in ``QuantizedLayer``."""
+    """A convolution whose weights lie on a grid; arguments and attributes as of ``QuantizedLayer``."""
 
 
 class QuantizedLinear(QuantizedLayer, nn.Linear):
-    """A linear layer whose weights lie on a grid; attributes as in ``QuantizedLayer``."""
+    """A linear layer whose weights lie on a grid; arguments and attributes as of ``QuantizedLayer``."""
 
 
-def same_shape(layer: nn.Conv2d | nn.Linear, convolution: type, linear: type) -> nn.Module:
-    """A new layer of one of the two classes, with the shape of ``layer`` and other weights."""
-    if isinstance(layer, nn.Linear):
-        return linear(layer.in_features, layer.out_features, layer.bias is not None)
-    return convolution(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
-        layer.groups,
-        layer.bias is not None,
-        layer.padding_mode,
-    )
+def quantized_layer(layer: nn.Conv2d | nn.Linear, *arguments) -> QuantizedLayer:
+    """A layer of the shape of ``layer``, without integers yet; ``arguments`` as of ``QuantizedLayer``."""
+    return (QuantizedLinear if isinstance(layer, nn.Linear) else QuantizedConv2d)(layer, *arguments)
+
+
+def plain_layer(layer: QuantizedLayer) -> nn.Conv2d | nn.Linear:
+    """An ordinary layer with the weight that the integers of ``layer`` stand for, and its bias."""
+    kind = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
+    plain = kind.__new__(kind)  # its own __init__ would draw random weights
+    nn.Module.__init__(plain)
+    _take_settings(plain, layer)
+    for name in ("weight", "bias"):
+        value = getattr(layer, name)
+        plain.register_parameter(name, None if value is None else nn.Parameter(value.detach(), requires_grad=False))
+    return plain
 
 
 class QuantizedActivation(nn.Module):
     """An activation function between two grids.
 
     Attributes:
-        function: such as ``nn.SiLU()``.
-        input_grid: 16 bits, signed, its scale a power of two.
+        function: such as ``nn.SiLU()``; ``nn.Identity()`` where a convolution has none.
+        input_grid: 16 bits, signed, its scale a power of two; ``None`` while the layer is trained.
         output_grid: that of the layers which read the result.
     """
 
-    input_grid = GridBuffers()
-    output_grid = GridBuffers()
+    traced_as = "activation"
 
-    def __init__(
-        self, function: nn.Module, input_grid: IntegerGrid | None = None, output_grid: IntegerGrid | None = None
-    ):
+    def __init__(self, function: nn.Module, input_grid: IntegerGrid | None, output_grid: IntegerGrid):
         super().__init__()
         self.function, self.input_grid, self.output_grid = function, input_grid, output_grid
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` is overwritten: it is the fresh output of a convolution, which nobody else reads."""
-        if self.input_grid is None:
-            return self.function(x)
-        return self.output_grid.snap(self.function(self.input_grid.snap(x, inplace=True)), inplace=True)
+        if self.input_grid is not None:
+            x = self.input_grid.snap(x, inplace=True)
+        return self.output_grid.snap(self.function(x), inplace=True)
 
 
-class QuantizedBottleneck(Bottleneck):
-    """Ultralytics' bottleneck with shortcut; the sum is clamped to the grid on which both summands lie."""
+class QuantizedSum(nn.Module):
+    """A sum that is clamped to the grid of both summands.
 
-    output_grid = GridBuffers()
+    Attributes:
+        output_grid: their grid.
+        computed: for each summand, whether it has still to be put on the grid, as what attention computes.
+    """
 
-    def __init__(self, block: Bottleneck, output_grid: IntegerGrid):
-        nn.Module.__init__(self)
-        self.cv1, self.cv2, self.add, self.output_grid = block.cv1, block.cv2, block.add, output_grid
+    def __init__(self, output_grid: IntegerGrid, computed: tuple[bool, bool] = (False, False)):
+        super().__init__()
+        self.output_grid, self.computed = output_grid, computed
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.output_grid.saturate(x + self.cv2(self.cv1(x)))
+    def forward(self, *summands: torch.Tensor) -> torch.Tensor:
+        pairs = zip(summands, self.computed, strict=True)
+        first, second = (self.output_grid.snap(x) if computed else x for x, computed in pairs)
+        return self.output_grid.saturate(first + second)
+
+
+def _take_settings(new: nn.Module, layer: nn.Module) -> None:
+    """Stride, padding and the like: all that a layer has beyond what every module has."""
+    own = {"rounding", "snaps_input", *vars(nn.Module())}
+    vars(new).update({name: value for name, value in vars(layer).items() if name not in own})

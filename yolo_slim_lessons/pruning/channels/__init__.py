@@ -28,7 +28,13 @@ from yolo_slim_lessons.pruning.channels.budget import (
     smallest_counts,
 )
 from yolo_slim_lessons.pruning.channels.criteria import importance
-from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part, channel_groups
+from yolo_slim_lessons.pruning.channels.groups import (
+    ChannelGroup,
+    Part,
+    channel_groups,
+    groups_of,
+    prunable_graph,
+)
 from yolo_slim_lessons.pruning.channels.surgery import remove_channels
 from yolo_slim_lessons.pruning.weights import SCOPES, check_rate
 
@@ -56,7 +62,8 @@ def prune_channels(
     of it back.
 
     Args:
-        model: an unfused classifier of the families yolov8-cls, yolo11-cls or yolo26-cls; it is left alone.
+        model: an unfused classifier of the families yolov8-cls, yolo11-cls or yolo26-cls, or of your own YAML file
+            with the same parts; it is left alone.
         prune_rate: share of its channels that each layer loses, 0 ≤ rate < 1; or a mapping from layer names to rates;
             layers that it does not name, and that are not tied to one of those, keep all.
         prune_type: ``"magnitude"`` removes the channels that move their readers least: the spread that BatchNorm
@@ -79,7 +86,8 @@ def prune_channels(
 
     Raises:
         ValueError: a rate or target outside its range, not exactly one of the three given, a target that cannot be
-            met (the smallest possible one is named), a name that is no layer, an unknown choice, a fused model.
+            met (the smallest possible one is named), a name that is no layer, an unknown choice, a fused or quantized
+            model.
         TypeError: ``model`` is no classifier or has a layer that is not understood (named), or a rate is no number.
 
     Example:
@@ -88,9 +96,10 @@ def prune_channels(
         >>> slim.count_parameters(prune_channels(nano, 0.5)) < 0.4 * slim.count_parameters(nano)
         True
     """
-    groups = channel_groups(model)
+    graph = prunable_graph(model)
+    groups = groups_of(model, graph)
     _check_arguments(prune_rate, target_macs, target_parameters, scope, round_to)
-    scores = importance(model, groups, prune_type, calibration, seed)
+    scores = importance(model, graph, groups, prune_type, calibration, seed)
     if prune_rate is not None and scope == "layer":
         counts = rated_counts(groups, prune_rate, round_to)
     else:
@@ -102,7 +111,7 @@ def prune_channels(
         for group, count in zip(groups, counts, strict=True)
         if group.prunable
     }
-    return remove_channels(model, groups, keep).eval()
+    return remove_channels(model, graph, groups, keep).eval()
 
 
 def reestimate_batchnorm(model: ClassificationModel, split: Split, batch_size: int = 128) -> ClassificationModel:

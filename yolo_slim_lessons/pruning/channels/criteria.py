@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.graph import Graph
 from yolo_slim_lessons.models import copy_model, logits
 from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part
 
@@ -25,6 +25,7 @@ Importance = dict[str, torch.Tensor]  # name of the group → float tensor, one 
 
 def importance(
     model: ClassificationModel,
+    graph: Graph,
     groups: list[ChannelGroup],
     prune_type: str = "magnitude",
     calibration: Split | None = None,
@@ -34,6 +35,7 @@ def importance(
 
     Args:
         model: unfused.
+        graph: of ``model``.
         groups: ``channel_groups(model)``.
         prune_type: a key of ``CRITERIA``.
         calibration: labelled images, for ``"taylor"``.
@@ -44,11 +46,30 @@ def importance(
     """
     if prune_type not in CRITERIA:
         raise ValueError(f"prune_type={prune_type!r}: expected one of {sorted(CRITERIA)}")
-    score = CRITERIA[prune_type](model, calibration, seed)
+    score = CRITERIA[prune_type](_Layers(model, graph), calibration, seed)
     return {group.name: score(group) for group in groups if group.prunable}
 
 
-def _magnitude(model: ClassificationModel, calibration: Split | None, seed: int) -> Callable:
+class _Layers:
+    """The layers of a model by their names, and what stands behind each."""
+
+    def __init__(self, model: ClassificationModel, graph: Graph):
+        self.model = model
+        self.behind = {node.name: graph.behind(node.name) for node in graph.nodes if node.kind in ("conv", "linear")}
+
+    def norm(self, layer: str) -> nn.BatchNorm2d:
+        """The BatchNorm behind ``layer``; one that changes nothing where there is none."""
+        name, _ = self.behind[layer]
+        if name is None:
+            return nn.BatchNorm2d(self.model.get_submodule(layer).weight.shape[0]).eval()
+        return self.model.get_submodule(name)
+
+    def activation(self, layer: str) -> nn.Module:
+        _, name = self.behind[layer]
+        return nn.Identity() if name is None else self.model.get_submodule(name)
+
+
+def _magnitude(layers: _Layers, calibration: Split | None, seed: int) -> Callable:
     """How much the channel moves the layers that read it, told by the weights alone.
 
     BatchNorm lets a channel out with mean β and spread |γ|, whatever the weights that make it: those cancel. What
@@ -59,16 +80,17 @@ def _magnitude(model: ClassificationModel, calibration: Split | None, seed: int)
     nodes, shares = torch.tensor(nodes, dtype=torch.float32), torch.tensor(shares / shares.sum(), dtype=torch.float32)
 
     def spread(part: Part) -> torch.Tensor:
-        block = _block(model, part)
-        channel = block.act(block.bn.weight[:, None] * nodes + block.bn.bias[:, None])
-        mean = channel @ shares
-        return ((channel - mean[:, None]).square() @ shares).sqrt()[part.start : part.stop]
+        norm = layers.norm(part.layer)
+        at, share = nodes.to(norm.weight), shares.to(norm.weight)
+        channel = layers.activation(part.layer)(norm.weight[:, None] * at + norm.bias[:, None])
+        mean = channel @ share
+        return ((channel - mean[:, None]).square() @ share).sqrt()[part.start : part.stop]
 
     def reading(part: Part) -> torch.Tensor:
-        weight = model.get_submodule(part.layer).weight
-        if part.layer.endswith(".conv"):
-            norm = _block(model, part).bn
-            weight = weight * (norm.weight / (norm.running_var + norm.eps).sqrt())[:, None, None, None]
+        weight = layers.model.get_submodule(part.layer).weight
+        if weight.dim() == 4:
+            norm = layers.norm(part.layer)
+            weight = weight * (norm.weight / (norm.running_var + norm.eps).sqrt()).to(weight)[:, None, None, None]
         return weight.transpose(0, 1).flatten(1).norm(dim=1)[part.start : part.stop]
 
     def score(group: ChannelGroup) -> torch.Tensor:
@@ -78,22 +100,22 @@ def _magnitude(model: ClassificationModel, calibration: Split | None, seed: int)
     return score
 
 
-def _random(model: ClassificationModel, calibration: Split | None, seed: int) -> Callable:
+def _random(layers: _Layers, calibration: Split | None, seed: int) -> Callable:
     """Chance; what every other criterion has to beat."""
     generator = torch.Generator().manual_seed(seed)
     return lambda group: torch.rand(group.size, generator=generator)
 
 
-def _bn_scale(model: ClassificationModel, calibration: Split | None, seed: int) -> Callable:
+def _bn_scale(layers: _Layers, calibration: Split | None, seed: int) -> Callable:
     """The factor γ by which BatchNorm multiplies the channel (Liu et al., 2017)."""
 
     def factors(part: Part) -> torch.Tensor:
-        return _block(model, part).bn.weight.abs()[part.start : part.stop]
+        return layers.norm(part.layer).weight.abs()[part.start : part.stop]
 
     return lambda group: torch.stack([factors(part) for part in group.producers]).mean(0)
 
 
-def _taylor(model: ClassificationModel, calibration: Split | None, seed: int) -> Callable:
+def _taylor(layers: _Layers, calibration: Split | None, seed: int) -> Callable:
     """The change of the loss if the channel went, to first order (Molchanov et al., 2019); root of its mean square.
 
     A gate behind BatchNorm that multiplies channel y = γ x̂ + β has the derivative γ ∂L/∂γ + β ∂L/∂β, which is also
@@ -101,30 +123,27 @@ def _taylor(model: ClassificationModel, calibration: Split | None, seed: int) ->
     """
     if calibration is None:
         raise ValueError("calibration=None: prune_type='taylor' needs labelled images, such as data.train.take(500)")
-    model = copy_model(model).eval().requires_grad_(False)
+    model = copy_model(layers.model).eval().requires_grad_(False)
     norms = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
     factors = [factor.requires_grad_() for norm in norms.values() for factor in (norm.weight, norm.bias)]
     batches = []  # one dict for each batch: name of the BatchNorm → derivative of each channel's gate
     for images, labels in calibration.batches(32):
         with torch.enable_grad():
             loss = F.cross_entropy(logits(model, images), labels)
-            gradients = iter(torch.autograd.grad(loss, factors))
-        batches.append(
-            {n: (norm.weight * next(gradients) + norm.bias * next(gradients)).detach() for n, norm in norms.items()}
-        )
+            gradients = torch.autograd.grad(loss, factors)
+        gates = {}
+        for name, by_scale, by_shift in zip(norms, gradients[::2], gradients[1::2], strict=True):
+            gates[name] = (norms[name].weight * by_scale + norms[name].bias * by_shift).detach()
+        batches.append(gates)
 
     def score(group: ChannelGroup) -> torch.Tensor:
-        gates = [
-            sum(batch[part.layer.removesuffix("conv") + "bn"][part.start : part.stop] for part in group.producers)
-            for batch in batches
-        ]
-        return torch.stack(gates).square().mean(0).sqrt()
+        summed = []
+        for gates in batches:
+            parts = [gates[layers.behind[part.layer][0]][part.start : part.stop] for part in group.producers]
+            summed.append(sum(parts))
+        return torch.stack(summed).square().mean(0).sqrt()
 
     return score
 
 
 CRITERIA = {"magnitude": _magnitude, "random": _random, "bn_scale": _bn_scale, "taylor": _taylor}
-
-
-def _block(model: ClassificationModel, part: Part) -> Conv:
-    return model.get_submodule(part.layer.removesuffix(".conv"))

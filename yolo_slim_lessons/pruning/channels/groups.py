@@ -1,19 +1,28 @@
 """Which channels hang together, and why: as data that one can print and draw.
 
-A channel is made by one or several layers and read by others, and goes as a whole or not at all. ``channel_groups``
-walks through the network in the order of its forward pass and writes down who makes and who reads each channel; the
-rest of channel pruning only looks at what it wrote. Used in lesson 04. Leaves out: layers that the classification
-models of YOLOv8, YOLO11 and YOLO26 do not have.
+A channel is made by one or several layers and read by others, and goes as a whole or not at all. A walk over the graph
+of the network gives every channel that a layer makes a number of its own. Where tensors are added, numbers are tied;
+where they are cut and concatenated, numbers move along. In the end, channels that stand side by side and have the same
+makers and readers are one group. Used in lesson 04. Leaves out: which channels go (``budget.py``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
-from ultralytics.nn.modules import C2PSA, C3, Bottleneck, C2f, C3k2, Classify, Conv
-from ultralytics.nn.modules.block import Attention, C3k, PSABlock
 from ultralytics.nn.tasks import ClassificationModel
+
+from yolo_slim_lessons.graph import Graph, Node, Walk, trace
+
+MADE_BY = {
+    "image": "the colours of the image",
+    "conv": "one convolution makes them",
+    "linear": "one score for each class",
+}
+SHORTCUT = "a shortcut adds to them"
+ATTENTION = "attention deals them out to its heads"
 
 
 @dataclass(frozen=True)
@@ -61,11 +70,12 @@ def channel_groups(model: ClassificationModel) -> list[ChannelGroup]:
     """The tied channels of a classifier, in the order in which its forward pass makes them.
 
     Args:
-        model: of the families yolov8-cls, yolo11-cls or yolo26-cls, pruned before or not.
+        model: unfused, pruned before or not; of the families yolov8-cls, yolo11-cls or yolo26-cls, or of your own YAML
+            file with the same parts.
 
     Raises:
-        TypeError: not a classifier, or one with a layer whose channels are not understood; the layer is named.
-        ValueError: the model is fused, so its BatchNorm layers are gone.
+        TypeError: not a classifier, or one with a part that is not understood; it is named with its place.
+        ValueError: the model is fused or quantized, so its BatchNorm layers are gone.
 
     Example:
         >>> import yolo_slim_lessons as slim
@@ -74,174 +84,191 @@ def channel_groups(model: ClassificationModel) -> list[ChannelGroup]:
           model.0.conv[0:16] → model.1.conv[0:16]
           one convolution makes them
     """
+    return groups_of(model, prunable_graph(model))
+
+
+def prunable_graph(model: ClassificationModel) -> Graph:
+    """The graph of a model whose channels may go; errors as of ``channel_groups``."""
     if not isinstance(model, ClassificationModel):
         raise TypeError(
             f"model is a {type(model).__name__}, not an image classifier: "
             "load a -cls checkpoint with load_model(), such as load_model('nano')"
         )
+    if any(hasattr(layer, "weight_grid") for layer in model.modules()):
+        raise ValueError("model is quantized: prune the float model that it came from, and quantize the result")
     if model.is_fused():
         raise ValueError(
             "model is fused: its BatchNorm layers are folded into the convolutions. Prune first, fuse later; "
             "load the checkpoint again if there is no unfused model left"
         )
-    walk = _Walk(dict(model.named_modules()))
-    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    stream = walk.start("image", first.in_channels, "the colours of the image", prunable=False)
-    for position, block in enumerate(model.model):
-        if block.f != -1:
-            raise TypeError(f"model.{position} ({type(block).__name__}) does not read from the layer in front of it")
-        stream = walk.through(f"model.{position}", stream)
-    return [stream.group() for stream in walk.streams]
+    return trace(model)
 
 
-@dataclass(eq=False)
-class _Stream:
-    """A group while it is being collected."""
+def groups_of(model: ClassificationModel, graph: Graph) -> list[ChannelGroup]:
+    """The tied channels of ``model``, whose graph is given."""
+    numbering = _Numbering(model)
+    image = graph.nodes[0]
+    numbering.run(graph, numbering.new(image))
+    return list(numbering.groups())
 
-    name: str
-    size: int
-    producers: list[Part]
-    consumers: list[Part]
+
+@dataclass
+class _Channel:
+    """One channel while the network is walked through.
+
+    Attributes:
+        made_by: layers and the place among their outputs.
+        read_by: likewise, among their inputs.
+        reasons: what ties it, or keeps it.
+        prunable: whether it may go.
+        half: the convolution that is split, and whether this is its second half.
+        tied_to: an earlier channel that it goes together with.
+    """
+
+    made_by: list[tuple[str, int]]
+    read_by: list[tuple[str, int]]
     reasons: list[str]
-    twin: _Stream | None = None
     prunable: bool = True
+    half: tuple[str, int] | None = None
+    tied_to: _Channel | None = None
 
-    def group(self) -> ChannelGroup:
-        return ChannelGroup(
-            self.name,
-            self.size,
-            tuple(self.producers),
-            tuple(self.consumers),
-            "; ".join(self.reasons),
-            self.twin.name if self.twin else None,
-            self.prunable and (self.twin is None or self.twin.prunable),
-        )
+    def first(self) -> _Channel:
+        """The one that stands for all that it is tied to."""
+        return self if self.tied_to is None else self.tied_to.first()
+
+    def note(self, reason: str) -> None:
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+
+    def follows(self, other: _Channel) -> bool:
+        """Whether this is the next channel of the same group."""
+        parts = zip((self.made_by, self.read_by), (other.made_by, other.read_by), strict=True)
+        return (
+            (self.reasons, self.prunable, self.half) == (other.reasons, other.prunable, other.half)
+            and all([(layer, place - 1) for layer, place in mine] == theirs for mine, theirs in parts)
+        )  # fmt: skip
 
 
-class _Walk:
-    """One method for each kind of block; each retells the block's forward with streams in place of tensors."""
+class _Numbering(Walk):
+    """The value of a node is the list of its channels; ``None`` behind attention has dealt them out."""
 
-    def __init__(self, modules: dict[str, nn.Module]):
-        self.modules = modules
-        self.streams: list[_Stream] = []
-        self.methods = {
-            Conv: self.conv,
-            Bottleneck: self.bottleneck,
-            C2f: self.c2f,
-            C3k2: self.c2f,
-            C3: self.c3,
-            C3k: self.c3,
-            C2PSA: self.c2psa,
-            PSABlock: self.psa_block,
-            Attention: self.attention,
-            nn.Sequential: self.sequence,
-            Classify: self.classify,
-        }
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.made: list[_Channel] = []
+        self.entries: list[tuple[Node, list[_Channel]]] = []  # each layer that reads, and what it reads
 
-    def through(self, name: str, stream: _Stream) -> _Stream:
-        block = self.modules[name]
-        # The exact type: a subclass may well do something else in its forward.
-        if type(block) not in self.methods:
-            understood = ", ".join(kind.__name__ for kind in self.methods)
-            raise TypeError(
-                f"{name} is a {type(block).__name__}, whose channels are not understood (only {understood}): "
-                "prune a model of the families yolov8-cls, yolo11-cls or yolo26-cls"
-            )
-        return self.methods[type(block)](name, stream)
+    def new(self, node: Node) -> list[_Channel]:
+        """The channels that ``node`` makes."""
+        places = [[]] * node.shape[0] if node.kind == "image" else [[(node.name, n)] for n in range(node.shape[0])]
+        channels = [_Channel(list(place), [], [MADE_BY[node.kind]], node.kind == "conv") for place in places]
+        self.made += channels
+        return channels
 
-    def start(self, name: str, size: int, why: str, prunable: bool = True) -> _Stream:
-        stream = _Stream(name, size, [], [], [why], prunable=prunable)
-        self.streams.append(stream)
-        return stream
+    def keep(self, channels: list[_Channel] | None, reason: str) -> None:
+        for channel in channels or ():
+            channel.first().prunable = False
+            channel.first().note(reason)
 
-    def read(self, layer: str, *streams: _Stream) -> None:
-        """``layer`` takes in ``streams``, one behind the other."""
-        offset = 0
-        for stream in streams:
-            stream.consumers.append(Part(layer, offset, offset + stream.size))
-            offset += stream.size
-
-    def tie(self, stream: _Stream, added: _Stream, why: str) -> _Stream:
-        """``added`` is added to ``stream`` number by number; nothing but this sum reads it."""
-        stream.producers += added.producers
-        stream.consumers += added.consumers
-        stream.reasons += [why] if why not in stream.reasons else []
-        stream.prunable &= added.prunable
-        self.streams.remove(added)
-        return stream
-
-    def keep(self, stream: _Stream, why: str) -> None:
-        stream.prunable = False
-        stream.reasons += [why] if why not in stream.reasons else []
-
-    def conv(self, name: str, *streams: _Stream) -> _Stream:
-        layer = self.modules[name].conv
-        if layer.groups != 1:
-            raise TypeError(f"{name} convolves in {layer.groups} groups, which channel pruning does not understand")
-        self.read(f"{name}.conv", *streams)
-        made = self.start(f"{name}.conv", layer.out_channels, "one convolution makes them")
-        made.producers.append(Part(f"{name}.conv", 0, layer.out_channels))
+    def conv(self, node: Node, read: list[_Channel] | None) -> list[_Channel]:
+        made = self.new(node)
+        for place, channel in enumerate(read or ()):
+            channel.first().read_by.append((node.name, place))
+        self.entries.append((node, read or []))
+        if getattr(self.model.get_submodule(node.name), "groups", 1) > 1:
+            self.keep(read, "a convolution in groups reads them")
+            self.keep(made, "a convolution in groups makes them")
         return made
 
-    def split_conv(self, name: str, stream: _Stream) -> tuple[_Stream, _Stream]:
-        """A convolution whose output is cut into two halves."""
-        whole = self.conv(name, stream)
-        self.streams.remove(whole)
-        half = whole.size // 2
-        halves = []
-        for start in (0, half):
-            part = Part(f"{name}.conv", start, start + half)
+    linear = conv
+
+    def norm(self, node: Node, read: list[_Channel] | None) -> list[_Channel] | None:
+        return read
+
+    activation = pool = dropout = norm
+
+    def sum(self, node: Node, first: list[_Channel] | None, second: list[_Channel] | None) -> list[_Channel] | None:
+        if first is None or second is None:
+            self.keep(first or second, ATTENTION)
+            return first or second
+        for one, other in zip(first, second, strict=True):
+            one, other = one.first(), other.first()
+            if one is not other:
+                one.made_by += other.made_by
+                one.read_by += other.read_by
+                one.prunable &= other.prunable
+                other.tied_to = one
+            one.note(SHORTCUT)
+        return first
+
+    def concat(self, node: Node, *parts: list[_Channel] | None) -> list[_Channel] | None:
+        if None in parts:
+            for part in parts:
+                self.keep(part, ATTENTION)
+            return None
+        return [channel for part in parts for channel in part]
+
+    def split(self, node: Node, read: list[_Channel] | None) -> list[_Channel] | None:
+        if read is None:
+            return None
+        sizes, start = node.settings["sizes"], node.settings["start"]
+        piece = read[start : node.settings["stop"]]
+        if len(sizes) != 2 or sizes[0] != sizes[1] or any(channel.first().half for channel in piece):
+            self.keep(piece, "a split cuts them at a fixed place")
+            return piece
+        for channel in piece:
+            channel = channel.first()
+            channel.half = (read[0].first().made_by[0][0], int(start > 0))
             which = "second" if start else "first"
-            halves.append(self.start(str(part), half, f"the {which} half of a split, both halves equally wide"))
-            halves[-1].producers.append(part)
-        left, right = halves
-        left.twin, right.twin = right, left
-        return left, right
+            channel.reasons.remove(MADE_BY["conv"])
+            channel.note(f"the {which} half of a split, both halves equally wide")
+        return piece
 
-    def bottleneck(self, name: str, stream: _Stream) -> _Stream:
-        inner = self.through(f"{name}.cv1", stream)
-        made = self.through(f"{name}.cv2", inner)
-        return self.tie(stream, made, "a shortcut adds to them") if self.modules[name].add else made
+    def reshape(self, node: Node, read: list[_Channel] | None) -> list[_Channel] | None:
+        if not node.settings["counted"]:
+            return read
+        self.keep(read, ATTENTION)
+        # The block reshapes by sizes that it reads off its input: all that comes in from outside must stay.
+        for reader, channels in self.entries:
+            if reader.name.startswith(f"{node.place}."):
+                outside = [c for c in channels if not c.first().made_by[0][0].startswith(f"{node.place}.")]
+                self.keep(outside, ATTENTION)
+        return None
 
-    def c2f(self, name: str, stream: _Stream) -> _Stream:
-        pieces = list(self.split_conv(f"{name}.cv1", stream))
-        for number in range(len(self.modules[name].m)):
-            pieces.append(self.through(f"{name}.m.{number}", pieces[-1]))
-        return self.conv(f"{name}.cv2", *pieces)
+    def transpose(self, node: Node, *read: list[_Channel] | None) -> None:
+        for channels in read:
+            self.keep(channels, ATTENTION)
 
-    def c3(self, name: str, stream: _Stream) -> _Stream:
-        left = self.through(f"{name}.m", self.conv(f"{name}.cv1", stream))
-        right = self.conv(f"{name}.cv2", stream)
-        return self.conv(f"{name}.cv3", left, right)
+    scale = matmul = softmax = transpose
 
-    def c2psa(self, name: str, stream: _Stream) -> _Stream:
-        left, right = self.split_conv(f"{name}.cv1", stream)
-        return self.conv(f"{name}.cv2", left, self.through(f"{name}.m", right))
+    def groups(self) -> Iterator[ChannelGroup]:
+        """Runs of channels that stand side by side."""
+        runs: list[list[_Channel]] = []
+        for channel in self.made:
+            if channel.tied_to is None:
+                if runs and channel.follows(runs[-1][-1]):
+                    runs[-1].append(channel)
+                else:
+                    runs.append([channel])
+        halves = {run[0].half: run for run in runs if run[0].half}
+        for run in runs:
+            twin = halves.get(_other_half(run[0].half))
+            yield ChannelGroup(
+                self._name(run),
+                len(run),
+                tuple(Part(layer, place, place + len(run)) for layer, place in run[0].made_by),
+                tuple(Part(layer, place, place + len(run)) for layer, place in run[0].read_by),
+                "; ".join(run[0].reasons),
+                self._name(twin) if twin else None,
+                run[0].prunable and (twin is None or twin[0].prunable),
+            )
 
-    def psa_block(self, name: str, stream: _Stream) -> _Stream:
-        shortcut = self.modules[name].add
-        for part in ("attn", "ffn"):
-            made = self.through(f"{name}.{part}", stream)
-            stream = self.tie(stream, made, "a shortcut adds to them") if shortcut else made
-        return stream
+    def _name(self, run: list[_Channel]) -> str:
+        if not run[0].made_by:
+            return "image"
+        layer, start = run[0].made_by[0]
+        whole = len(run) == self.model.get_submodule(layer).weight.shape[0]
+        return layer if whole else str(Part(layer, start, start + len(run)))
 
-    def attention(self, name: str, stream: _Stream) -> _Stream:
-        # Heads cut these channels into queries, keys and values of fixed widths, so all of them stay.
-        self.keep(stream, "attention deals them out to its heads")
-        self.read(f"{name}.qkv.conv", stream)
-        made = self.start(f"{name}.proj.conv", stream.size, "attention deals them out to its heads", prunable=False)
-        made.producers.append(Part(f"{name}.proj.conv", 0, stream.size))
-        return made
 
-    def sequence(self, name: str, stream: _Stream) -> _Stream:
-        for number in range(len(self.modules[name])):
-            stream = self.through(f"{name}.{number}", stream)
-        return stream
-
-    def classify(self, name: str, stream: _Stream) -> _Stream:
-        pooled = self.conv(f"{name}.conv", stream)  # pooling and dropout leave every channel in its place
-        self.read(f"{name}.linear", pooled)
-        classes = self.modules[f"{name}.linear"].out_features
-        made = self.start(f"{name}.linear", classes, "one score for each class", prunable=False)
-        made.producers.append(Part(f"{name}.linear", 0, classes))
-        return made
+def _other_half(half: tuple[str, int] | None) -> tuple[str, int] | None:
+    return half and (half[0], 1 - half[1])

@@ -9,20 +9,21 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import C2f
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.graph import Graph
 from yolo_slim_lessons.models import copy_model, weight_layers
 from yolo_slim_lessons.pruning.channels.groups import ChannelGroup
 
 
 def remove_channels(
-    model: ClassificationModel, groups: list[ChannelGroup], keep: Mapping[str, torch.Tensor]
+    model: ClassificationModel, graph: Graph, groups: list[ChannelGroup], keep: Mapping[str, torch.Tensor]
 ) -> ClassificationModel:
     """A copy of ``model`` without the channels that ``keep`` leaves out.
 
     Args:
         model: unfused.
+        graph: of ``model``.
         groups: ``channel_groups(model)``.
         keep: name of a group → bool tensor with a number for each of its channels; other groups keep all.
     """
@@ -35,26 +36,52 @@ def remove_channels(
                 made[part.layer][part.start : part.stop] = keep[group.name]
             for part in group.consumers:
                 read[part.layer][part.start : part.stop] = keep[group.name]
-    for name, layer in weight_layers(model):
-        _select(layer, "weight", (made[name], read[name]))
-        if isinstance(layer, nn.Linear):
-            layer.in_features = layer.weight.shape[1]
-        elif not (made[name].all() and read[name].all()):
-            layer.out_channels, layer.in_channels = layer.weight.shape[:2]
-            norm = model.get_submodule(name.removesuffix("conv") + "bn")
-            for tensor in ("weight", "bias", "running_mean", "running_var"):
-                _select(norm, tensor, (made[name],))
-            norm.num_features = layer.out_channels
-    for block in model.modules():
-        if isinstance(block, C2f):
-            block.c = block.cv1.conv.out_channels // 2  # forward_split, used in some exports, cuts at this width
+    for name in made:
+        select_channels(model, graph, name, made[name], read[name])
+    note_widths(model, graph)
     return model
+
+
+def note_widths(model: nn.Module, graph: Graph) -> None:
+    """Tell blocks that note the width at which they cut how wide they are now, in place; others cut in the middle."""
+    for position, node in enumerate(graph.nodes):
+        if node.kind == "split" and isinstance(getattr(model.get_submodule(node.place), "c", None), int):
+            source = model.get_submodule(graph.maker(position).name)
+            model.get_submodule(node.place).c = source.out_channels // len(node.settings["sizes"])
+
+
+def select_channels(model: nn.Module, graph: Graph, name: str, made: torch.Tensor, read: torch.Tensor) -> None:
+    """Keep, in place, some outputs and inputs of the layer called ``name``, and the same outputs of its BatchNorm.
+
+    Args:
+        model: whose layer it is.
+        graph: of ``model``.
+        name: of a convolution or linear layer.
+        made: bool, one for each output.
+        read: bool, one for each input.
+    """
+    layer = model.get_submodule(name)
+    if made.all() and read.all():
+        return
+    _select(layer, "weight", (made, read))
+    if layer.bias is not None:
+        _select(layer, "bias", (made,))
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+        return
+    layer.out_channels, layer.in_channels = layer.weight.shape[:2]
+    norm_name, _ = graph.behind(name)
+    if norm_name is not None:
+        norm = model.get_submodule(norm_name)
+        for tensor in ("weight", "bias", "running_mean", "running_var"):
+            _select(norm, tensor, (made,))
+        norm.num_features = layer.out_channels
 
 
 def _select(layer: nn.Module, name: str, keep: tuple[torch.Tensor, ...]) -> None:
     tensor = getattr(layer, name)
     for dimension, kept in enumerate(keep):
-        tensor = tensor.index_select(dimension, kept.nonzero().squeeze(1))
+        tensor = tensor.index_select(dimension, kept.nonzero().squeeze(1).to(tensor.device))
     if isinstance(getattr(layer, name), nn.Parameter):
         tensor = nn.Parameter(tensor.detach(), requires_grad=getattr(layer, name).requires_grad)
     setattr(layer, name, tensor)

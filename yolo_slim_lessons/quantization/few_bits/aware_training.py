@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from numbers import Real
 
 import torch
@@ -21,7 +20,7 @@ from yolo_slim_lessons.distillation import distill
 from yolo_slim_lessons.models import check_classifier, weight_layers
 from yolo_slim_lessons.quantization import QuantizedLayer, quantize_integer
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
-from yolo_slim_lessons.quantization.few_bits.straight_through import LearnedGrid, finished, trainable
+from yolo_slim_lessons.quantization.few_bits.straight_through import RoundedWeight, finished, trainable
 
 CALIBRATION_IMAGES = 512
 
@@ -94,7 +93,7 @@ def train_quantized(
     quantized = quantize_integer(model, bits, activation_bits, calibration, **(quantize_options or {}))
     original = float_original(quantized, model)
     _widen(quantized, original, widen)
-    learner = trainable(quantized, original, lambda grid, weight: LearnedGrid(grid, bit_price))
+    learner = trainable(quantized, original, lambda grid, weight: RoundedWeight(grid, weight, bit_price))
     report = None
     if on_epoch:
 
@@ -121,6 +120,5 @@ def _widen(quantized: ClassificationModel, original: ClassificationModel, factor
     weights = {name: layer.weight for name, layer in weight_layers(original)}
     for name, layer in weight_layers(quantized):
         if isinstance(layer, QuantizedLayer):
-            grid = replace(layer.weight_grid, scale=(factor * layer.weight_grid.scale).bfloat16().float())
-            layer.set_grids(grid, layer.input_grid, layer.snaps_input)
-            layer.set_integers(grid.quantize(weights[name]), layer.bias)
+            layer.weight_grid = layer.weight_grid.with_scale((factor * layer.weight_grid.scale).bfloat16().float())
+            layer.set_integers(layer.weight_grid.quantize(weights[name]), layer.bias)

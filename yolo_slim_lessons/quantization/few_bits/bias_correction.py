@@ -16,9 +16,15 @@ import torch
 from torch import nn
 
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.models import copy_model, weight_layers
+from yolo_slim_lessons.graph import Execution, Node
+from yolo_slim_lessons.models import copy_model
 from yolo_slim_lessons.quantization import QuantizedLayer
-from yolo_slim_lessons.quantization.few_bits.pairs import all_images, float_original
+from yolo_slim_lessons.quantization.calibration import image_batches
+from yolo_slim_lessons.quantization.few_bits.pairs import float_original
+from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations
+from yolo_slim_lessons.quantization.simulation import Simulation, graph_of
+
+BATCH = 128  # images at a time
 
 
 @torch.no_grad()
@@ -26,12 +32,12 @@ def correct_biases(quantized: nn.Module, model: nn.Module, calibration: Split | 
     """Shift biases so that on ``calibration`` every channel of every layer has its float mean again, in a copy.
 
     Layers are corrected from first to last, and each sees the inputs that the corrected ones before it make: so the
-    mean error of activations, too, is taken back. All images pass at once, and a bias that was missing is added.
+    mean error of activations, too, is taken back. A bias that was missing is added.
 
     Args:
         quantized: from ``quantize_integer``; it is left alone.
         model: the float model it came from.
-        calibration: some hundred training images; labels are not looked at. A ``Split``, or a tensor N×3×H×W.
+        calibration: some hundred training images; labels are not looked at. A ``Split``, or a tensor N×C×H×W.
 
     Returns:
         A new model; its integers are those of ``quantized``.
@@ -45,32 +51,62 @@ def correct_biases(quantized: nn.Module, model: nn.Module, calibration: Split | 
         >>> corrected = correct_biases(rounded, model, data.train.take(512))
     """
     original = float_original(quantized, model)
-    images = all_images(calibration)
-    means: dict[str, torch.Tensor] = {}
-    for name, layer in weight_layers(original):
-        layer.register_forward_hook(lambda _, __, out, name=name: means.__setitem__(name, channel_means(out)))
-    original(images)
-
+    first = next(image_batches(calibration))
+    means = _ChannelMeans(original)
+    for batch in image_batches(calibration, BATCH):
+        means.run(graph_of(original, first), batch)
     corrected = copy_model(quantized).eval()
-
-    def correct(name: str, layer: QuantizedLayer, out: torch.Tensor) -> torch.Tensor:
-        shift = means[name] - channel_means(out)
-        bias = shift if layer.bias is None else layer.bias + shift
-        before = torch.zeros_like(shift) if layer.bias is None else layer.bias.clone()
-        layer.set_integers(layer.integers, bias)
-        return out + (layer.bias - before).view(-1, *[1] * (out.dim() - 2))
-
-    hooks = [
-        layer.register_forward_hook(lambda layer, _, out, name=name: correct(name, layer, out))
-        for name, layer in weight_layers(corrected)
-        if isinstance(layer, QuantizedLayer)
-    ]
-    corrected(images)
-    for hook in hooks:
-        hook.remove()
+    images = StoredActivations.of(image_batches(calibration, BATCH), len(calibration), BATCH)
+    _Correction(corrected, means.of_all(), len(images)).run(graph_of(corrected, first), images)
     return corrected
 
 
-def channel_means(out: torch.Tensor) -> torch.Tensor:
-    """Mean of each channel, C, of N×C or N×C×H×W."""
-    return out.mean([0, *range(2, out.dim())])
+def channel_sums(out: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """(Sum over images and positions of each channel, float64, C; how many numbers each is the sum of)."""
+    return out.sum([0, *range(2, out.dim())], dtype=torch.float64), out[:, 0].numel()
+
+
+class _ChannelMeans(Execution):
+    """The computation itself; adds up what convolutions and linear layers put out."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        self.sums: dict[str, tuple[torch.Tensor, int]] = {}
+
+    def conv(self, node: Node, x: torch.Tensor) -> torch.Tensor:
+        out = self.layer(node, x)
+        before, count = self.sums.get(node.name, (0, 0))
+        sums, new = channel_sums(out)
+        self.sums[node.name] = before + sums, count + new
+        return out
+
+    linear = conv
+
+    def of_all(self) -> dict[str, torch.Tensor]:
+        """Mean of each channel of each layer, float64, over all images so far."""
+        return {name: sums / count for name, (sums, count) in self.sums.items()}
+
+
+class _Correction(Simulation):
+    """The computation of the quantized model, node by node for all images; the value of a node is that of all images.
+
+    Each quantized layer is corrected, in place, before the next one reads it.
+    """
+
+    def __init__(self, model: nn.Module, means: dict[str, torch.Tensor], count: int):
+        super().__init__(model)
+        self.means, self.count = means, count
+
+    def visit(self, node: Node, *values: StoredActivations) -> StoredActivations:
+        made = StoredActivations(self.count, BATCH)
+        for batches in zip(*values, strict=True):
+            made.append(super().visit(node, *batches))
+        layer = self.modules.get(node.name)
+        if not isinstance(layer, QuantizedLayer):
+            return made
+        sums, counts = zip(*map(channel_sums, made), strict=True)
+        shift = (self.means[node.name] - sum(sums) / sum(counts)).to(layer.weight_grid.scale.dtype)
+        before = torch.zeros_like(shift) if layer.bias is None else layer.bias.clone()
+        layer.set_integers(layer.integers, before + shift)
+        change = (layer.bias - before).view(-1, *[1] * (made[:1].dim() - 2))
+        return StoredActivations.of((batch + change for batch in made), self.count, BATCH)

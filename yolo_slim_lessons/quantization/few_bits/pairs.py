@@ -1,17 +1,14 @@
 """A quantized model and the float one it came from: the two that every repair compares.
 
-Leaves out: quantizing (``integer_quantization``).
+Leaves out: quantizing (``quantize_integer``).
 """
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.models import weight_layers
 from yolo_slim_lessons.quantization import QuantizedLayer, fold_batchnorm
-from yolo_slim_lessons.quantization.calibration import image_batches
 
 
 def float_original(quantized: nn.Module, model: nn.Module) -> nn.Module:
@@ -42,8 +39,3 @@ def float_original(quantized: nn.Module, model: nn.Module) -> nn.Module:
                 "expected the float model that quantized came from"
             )
     return original
-
-
-def all_images(calibration: Split | torch.Tensor) -> torch.Tensor:
-    """Float images 0…1 in one tensor; argument and errors as for ``calibration.observe_inputs``."""
-    return torch.cat(list(image_batches(calibration)))

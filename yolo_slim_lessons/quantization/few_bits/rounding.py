@@ -11,16 +11,20 @@ from __future__ import annotations
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.quantization import IntegerGrid
-from yolo_slim_lessons.quantization.few_bits.pairs import all_images, float_original
-from yolo_slim_lessons.quantization.few_bits.straight_through import TrainableLayer, finished, trainable
+from yolo_slim_lessons.graph import Execution, Graph
+from yolo_slim_lessons.quantization import IntegerGrid, QuantizedLayer
+from yolo_slim_lessons.quantization.calibration import image_batches
+from yolo_slim_lessons.quantization.few_bits.pairs import float_original
+from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations
+from yolo_slim_lessons.quantization.few_bits.straight_through import finished, trainable
+from yolo_slim_lessons.quantization.simulation import Simulation, graph_of
 
 STRETCH = -0.1, 1.1  # a sigmoid never arrives at 0 or 1; stretched and clipped it does
 WARM_UP = 0.2  # share of the steps without pressure to decide
 SHARPNESS = 20.0, 2.0  # of that pressure at its beginning and at its end
+BATCH = 128  # images at a time, where nothing is learned
 
 
 def learn_rounding(
@@ -43,7 +47,7 @@ def learn_rounding(
 
     Args:
         quantized: from ``quantize_integer``, with or without quantized activations; it is left alone. A classifier, or
-            an ``nn.Sequential``, whose members are the blocks.
+            another network that ``graph.trace`` understands; what has one number in its name is a block.
         model: the float model it came from.
         calibration: some hundred training images; labels are not looked at. A ``Split``, or a tensor N×3×H×W.
         steps: for each block.
@@ -72,18 +76,61 @@ def learn_rounding(
         if not 0 < value < float("inf"):
             raise ValueError(f"{name}={value!r}: expected a number above 0")
     original = float_original(quantized, model)
-    if not isinstance(quantized, ClassificationModel | nn.Sequential):
-        raise TypeError(f"quantized is a {type(quantized).__name__}: expected a classifier or an nn.Sequential")
     learner = trainable(quantized, original, SoftRounding).requires_grad_(False)
-    blocks = list(zip(*(_blocks(each) for each in (learner, original)), strict=True))
-    rounded = exact = all_images(calibration)
+    images = StoredActivations.of(image_batches(calibration, BATCH), len(calibration), BATCH)
+    graph = graph_of(quantized, images[:1])
+    blocks = list(graph.blocks())
+    exact, rounded = _Blocks(Execution(original), graph, images), _Blocks(Simulation(learner), graph, images)
     random = torch.Generator().manual_seed(seed)
     with tqdm(total=steps * len(blocks), desc="learn rounding", disable=not progress, leave=False) as bar:
-        for block, original_block in blocks:
-            exact = _outputs(original_block, exact)
-            _learn_block(block, rounded, exact, steps, batch_size, learning_rate, pressure, random, bar)
-            rounded = _outputs(block, rounded)
+        for _, nodes in blocks:
+            exact.compute(nodes)
+            roundings = [
+                rounded.walk.modules[graph.nodes[position].name].rounding
+                for position in nodes
+                if isinstance(rounded.walk.modules.get(graph.nodes[position].name), QuantizedLayer)
+            ]
+            if roundings:
+                _learn(roundings, rounded, exact, nodes, steps, batch_size, learning_rate, pressure, random, bar)
+            bar.update(steps * (not roundings))
+            rounded.compute(nodes)
     return finished(learner, quantized)
+
+
+class _Blocks:
+    """A network that is computed block by block, for all images, with what later blocks read kept on the way."""
+
+    def __init__(self, walk: Execution, graph: Graph, images: StoredActivations):
+        self.walk, self.graph, self.kept, self.count = walk, graph, {0: images}, len(images)
+
+    def outputs(self, nodes: range) -> list[int]:
+        """Positions of the nodes of a block that later ones read; of the last block, the logits."""
+        readers = self.graph.readers()
+        return [node for node in nodes if node == self.graph.output or any(r not in nodes for r in readers[node])]
+
+    def batch(self, nodes: range, images: torch.Tensor | slice) -> dict[int, torch.Tensor]:
+        """What a block puts out for these images, from what is kept of the blocks before."""
+        values = {position: kept[images] for position, kept in self.kept.items()}
+        wanted = [node for node in self.outputs(nodes) if node <= self.graph.output]
+        for position in nodes:
+            if position <= max(wanted):
+                node = self.graph.nodes[position]
+                values[position] = self.walk.visit(node, *(values[read] for read in node.inputs))
+        return {position: values[position] for position in wanted}
+
+    @torch.no_grad()
+    def compute(self, nodes: range) -> None:
+        """Keep what a block puts out, and let go what nobody reads any more."""
+        made = {position: StoredActivations(self.count, BATCH) for position in self.outputs(nodes)}
+        for start in range(0, self.count, BATCH):
+            for position, batch in self.batch(nodes, slice(start, start + BATCH)).items():
+                made[position].append(batch)
+        readers = self.graph.readers()
+        self.kept = {
+            position: kept
+            for position, kept in (self.kept | made).items()
+            if position in made or any(reader >= nodes.stop for reader in readers[position])
+        }
 
 
 class SoftRounding(nn.Module):
@@ -115,31 +162,28 @@ class SoftRounding(nn.Module):
         """0 if all weights have decided, 1 if none has; the sharper, the more it is for the decided ones alone."""
         return (1 - (2 * self.up() - 1).abs() ** sharpness).mean()
 
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """The numbers to compute with; ``weight`` itself was looked at in the beginning."""
+    def forward(self) -> torch.Tensor:
+        """The numbers to compute with."""
         shape = self.scale.shape
         low, high = ((end - self.grid.zero_point).view(shape) for end in (self.grid.lowest, self.grid.highest))
         return (self.floor + self.up()).clamp(low, high) * self.scale
 
-    def integers(self, weight: torch.Tensor, grid: IntegerGrid) -> torch.Tensor:
+    def integers(self, grid: IntegerGrid) -> torch.Tensor:
         """Those that were decided for."""
         integers = self.floor + (self.logits >= 0) + grid.zero_point.view(self.scale.shape)
         return integers.clamp(grid.lowest, grid.highest).to(torch.int32)
 
 
-def _learn_block(block, inputs, targets, steps, batch_size, learning_rate, pressure, random, bar) -> None:
-    """Decide for every weight of ``block``, in place."""
-    roundings = [module.rounding for module in block.modules() if isinstance(module, TrainableLayer)]
-    if not roundings:
-        bar.update(steps)
-        return
-    parameters = [rounding.logits.requires_grad_() for rounding in roundings]
-    optimizer = torch.optim.Adam(parameters, learning_rate)
-    variance = (targets - targets.mean(0)).square().mean().clamp_min(1e-12)
+def _learn(roundings, rounded, exact, nodes, steps, batch_size, learning_rate, pressure, random, bar) -> None:
+    """Decide for every weight of a block, in place."""
+    optimizer = torch.optim.Adam([rounding.logits.requires_grad_() for rounding in roundings], learning_rate)
+    variances = {position: _variance(exact.kept[position]) for position in rounded.outputs(nodes)}
     sharp, blunt = SHARPNESS
     for step in range(steps):
-        chosen = torch.randint(len(inputs), (batch_size,), generator=random)
-        loss = (_answer(block(inputs[chosen])) - targets[chosen]).square().mean() / variance
+        chosen = torch.randint(rounded.count, (batch_size,), generator=random)
+        made = rounded.batch(nodes, chosen)
+        errors = [(out - exact.kept[node][chosen]).square().mean() / variances[node] for node, out in made.items()]
+        loss = sum(errors)
         progress = (step / steps - WARM_UP) / (1 - WARM_UP)
         if progress >= 0:
             sharpness = sharp + (blunt - sharp) * progress
@@ -153,15 +197,8 @@ def _learn_block(block, inputs, targets, steps, batch_size, learning_rate, press
         rounding.logits.requires_grad_(False)
 
 
-def _blocks(model: nn.Module) -> list[nn.Module]:
-    return list(model.model if isinstance(model, ClassificationModel) else model)
-
-
-def _answer(output: torch.Tensor | tuple) -> torch.Tensor:
-    """The head of a classifier answers with probabilities and logits; the latter count."""
-    return output[1] if isinstance(output, tuple) else output
-
-
-@torch.no_grad()
-def _outputs(block: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    return torch.cat([_answer(block(batch)) for batch in images.split(128)])
+def _variance(outputs: StoredActivations) -> torch.Tensor:
+    """How much each number varies over the images, the mean over all numbers."""
+    mean = sum(batch.sum(0) for batch in outputs) / len(outputs)
+    squares = sum((batch - mean).square().sum() for batch in outputs)
+    return (squares / (len(outputs) * mean.numel())).clamp_min(1e-12)

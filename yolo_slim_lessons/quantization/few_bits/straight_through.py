@@ -12,21 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from ultralytics.nn.modules.block import Bottleneck
 
 from yolo_slim_lessons.models import copy_model, weight_layers
-from yolo_slim_lessons.quantization import (
-    IntegerGrid,
-    QuantizedActivation,
-    QuantizedLayer,
-    activation_tensors,
-)
-from yolo_slim_lessons.quantization.layers import LARGEST_BIAS, QuantizedBottleneck, same_shape
+from yolo_slim_lessons.quantization import IntegerGrid, QuantizedActivation, QuantizedLayer, QuantizedModel
+from yolo_slim_lessons.quantization.layers import LARGEST_BIAS
+from yolo_slim_lessons.quantization.points import place_grid, placed_grid
 
 MakeRounding = Callable[[IntegerGrid, torch.Tensor], nn.Module]
 
@@ -102,8 +95,10 @@ class LearnedGrid(nn.Module):
         """What has been learned so far."""
         return IntegerGrid(self.bits, self.scale.detach(), self.zero_point.clone(), self.signed)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The numbers on the grid that are nearest to ``x``."""
+    def snap(self, x: torch.Tensor, inplace: bool = False) -> torch.Tensor:
+        """The numbers on the grid that are nearest to ``x``, never in place: gradients need both."""
+        if x.is_meta:
+            return x
         grid, shape = self.grid, (-1, *[1] * (x.dim() - 1)) if self.log2_scale.dim() else ()
         low, high = ((end - self.zero_point).view(shape) for end in (grid.lowest, grid.highest))
         scale = self.scale.view(shape)
@@ -113,135 +108,103 @@ class LearnedGrid(nn.Module):
 
     def saturate(self, x: torch.Tensor) -> torch.Tensor:
         """Clamp ``x`` to the ends of the grid; the scale learns from what is cut off."""
+        if x.is_meta:
+            return x
         grid, scale = self.grid, self.scale
         return x.clamp((grid.lowest - self.zero_point) * scale, (grid.highest - self.zero_point) * scale)
 
-    def integers(self, weight: torch.Tensor, grid: IntegerGrid) -> torch.Tensor:
-        """Those on ``grid`` that are nearest to ``weight``."""
-        return grid.quantize(weight)
 
+class RoundedWeight(nn.Module):
+    """A weight of floats that is rounded anew in every forward pass.
 
-class TrainableLayer(nn.Module):
-    """A layer with a weight of floats, which is rounded anew in every forward pass.
-
-    Attributes:
-        rounding: a module that makes of ``weight`` the numbers to compute with; a ``LearnedGrid``, for one.
-        input_grid: ``LearnedGrid``, or ``None`` where the input lies on no grid or on that of the image.
-        snaps_input: whether the layer itself puts its input on that grid; otherwise the layer in front did.
+    Args:
+        grid: to begin with; its scale is learned along.
+        weight: likewise.
+        bit_price: as of ``LearnedGrid``.
     """
 
-    def begin(self, layer: QuantizedLayer, weight: torch.Tensor, make_rounding: MakeRounding) -> TrainableLayer:
-        """Start from ``layer`` and the float ``weight`` that it was made of."""
-        self.weight = nn.Parameter(weight.detach().clone())
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
-        self.rounding, self.input_grid, self.snaps_input = make_rounding(layer.weight_grid, weight), None, False
-        return self
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.input_grid(x) if self.snaps_input else x
-        weight = self.rounding(self.weight)
-        return F.linear(x, weight, self.bias) if x.dim() == 2 else self._conv_forward(x, weight, self.bias)
-
-    def finish(self, layer: QuantizedLayer) -> None:
-        """Hand over to ``layer`` what was learned."""
-        grid, input_grid = self.rounding.grid, self.input_grid.grid if self.input_grid else layer.input_grid
-        if input_grid is not None and self.bias is not None:  # or else a bias might no longer fit in 32 bits
-            smallest = self.bias.detach().abs() / (input_grid.scale * LARGEST_BIAS)
-            smallest = smallest if grid.scale.dim() else smallest.max()
-            coarse_enough = torch.where(grid.scale < smallest, (1.01 * smallest).bfloat16().float(), grid.scale)
-            grid = replace(grid, scale=coarse_enough)
-        layer.set_grids(grid, input_grid, layer.snaps_input)
-        layer.set_integers(self.rounding.integers(self.weight.detach(), grid), self.bias)
-
-
-class TrainableConv2d(TrainableLayer, nn.Conv2d):
-    """A convolution; attributes as in ``TrainableLayer``."""
-
-
-class TrainableLinear(TrainableLayer, nn.Linear):
-    """A linear layer; attributes as in ``TrainableLayer``."""
-
-
-class TrainableActivation(nn.Module):
-    """An activation function, and the grid that its result is put on."""
-
-    def __init__(self, function: nn.Module, output_grid: LearnedGrid):
+    def __init__(self, grid: IntegerGrid, weight: torch.Tensor, bit_price: float = 0.0):
         super().__init__()
-        self.function, self.output_grid = function, output_grid
+        self.weight, self.learned = nn.Parameter(weight.detach().clone()), LearnedGrid(grid, bit_price)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.output_grid(self.function(x))
+    def forward(self) -> torch.Tensor:
+        """The numbers to compute with."""
+        return self.learned.snap(self.weight)
 
-    def finish(self, activation: QuantizedActivation) -> None:
-        """Hand over the grid, and widen the 16 bits in front if it has grown and reaches further than they do."""
-        grid, before = self.output_grid.grid, activation.input_grid
-        growth = torch.minimum(grid.range[1] / before.range[1], grid.range[1] / activation.output_grid.range[1])
-        doublings = growth.log2().ceil().clamp(min=0)
-        activation.output_grid, activation.input_grid = grid, replace(before, scale=before.scale * 2**doublings)
+    @property
+    def grid(self) -> IntegerGrid:
+        """What has been learned so far."""
+        return self.learned.grid
 
-
-class TrainableBottleneck(Bottleneck):
-    """A bottleneck with shortcut; the sum is clamped to the grid of both summands."""
-
-    def __init__(self, block: QuantizedBottleneck, output_grid: LearnedGrid):
-        nn.Module.__init__(self)
-        self.cv1, self.cv2, self.add, self.output_grid = block.cv1, block.cv2, block.add, output_grid
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.output_grid.saturate(x + self.cv2(self.cv1(x)))
-
-    def finish(self, block: QuantizedBottleneck) -> None:
-        """Hand over the grid."""
-        block.output_grid = self.output_grid.grid
+    def integers(self, grid: IntegerGrid) -> torch.Tensor:
+        """Those on ``grid`` that are nearest to the weight."""
+        return grid.quantize(self.weight)
 
 
 def trainable(quantized: nn.Module, original: nn.Module, make_rounding: MakeRounding) -> nn.Module:
     """A copy of ``quantized`` that computes nearly the same, and that gradients pass.
 
-    What is added or concatenated shares one ``LearnedGrid``, as it shares an ``IntegerGrid``.
+    What is added or concatenated shares one ``LearnedGrid``, as it shares an ``IntegerGrid``. The image keeps its own.
 
     Args:
         quantized: from ``quantize_integer``; layers in float stay as they are.
         original: its float original, from ``float_original``.
-        make_rounding: called with the grid and the float weight of each layer, for ``TrainableLayer.rounding``.
+        make_rounding: called with the grid and the float weight of each layer; returns a module that makes the weight
+            to compute with, such as ``RoundedWeight``.
     """
-    copy = copy_model(quantized).eval()
+    learner = copy_model(quantized).eval()
     weights = {name: layer.weight for name, layer in weight_layers(original)}
-    for name, layer in list(weight_layers(copy)):
+    for name, layer in weight_layers(learner):
         if isinstance(layer, QuantizedLayer):
-            new = same_shape(layer, TrainableConv2d, TrainableLinear)
-            _replace(copy, name, new.begin(layer, weights[name], make_rounding))
-    if not any(isinstance(module, QuantizedActivation) for module in copy.modules()):
-        return copy
-    for tensor in activation_tensors(copy)[1:]:  # the image in front keeps its 8 bits
-        readers = [name for name in tensor.readers if isinstance(copy.get_submodule(name), TrainableLayer)]
-        if tensor.writers:
-            grid = LearnedGrid(copy.get_submodule(tensor.writers[0]).output_grid)
-        elif readers:
-            grid = LearnedGrid(quantized.get_submodule(readers[0]).input_grid)
-        for name in readers:
-            layer = copy.get_submodule(name)
-            layer.input_grid, layer.snaps_input = grid, quantized.get_submodule(name).snaps_input
-        for name in tensor.writers:
-            _replace(copy, name, TrainableActivation(copy.get_submodule(name).function, grid))
-        for name in tensor.sums:
-            _replace(copy, name, TrainableBottleneck(copy.get_submodule(name), grid))
-    return copy
+            bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone())
+            layer.rounding = make_rounding(layer.weight_grid, weights[name])
+            layer._parameters["bias"], layer.bias_integers = bias, None
+    for tensor in _learned_tensors(learner):
+        place_grid(learner, tensor, LearnedGrid(placed_grid(learner, tensor)))
+    for module in learner.modules():
+        if isinstance(module, QuantizedActivation):
+            module.input_grid = None  # too fine to matter
+    return learner
 
 
 @torch.no_grad()
 def finished(trained: nn.Module, quantized: nn.Module) -> nn.Module:
     """A copy of ``quantized`` with the grids and integers of ``trained``, which ``trainable`` made of it."""
     result = copy_model(quantized).eval()
-    for name, module in trained.named_modules():
-        if isinstance(module, TrainableLayer | TrainableActivation | TrainableBottleneck):
-            module.finish(result.get_submodule(name))
+    for tensor in _learned_tensors(result):
+        grid = placed_grid(trained, tensor).grid
+        for name in tensor.writers:
+            _widen_fixed_point(result.get_submodule(name), grid)
+        place_grid(result, tensor, grid)
+    trained_layers = dict(weight_layers(trained))
+    for name, layer in weight_layers(result):
+        if isinstance(layer, QuantizedLayer):
+            learned = trained_layers[name]
+            layer.weight_grid = _coarse_enough(learned.rounding.grid, layer.input_grid, learned.bias)
+            layer.set_integers(learned.rounding.integers(layer.weight_grid), learned.bias)
     return result
 
 
-def _replace(model: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
+def _learned_tensors(model: nn.Module) -> list:
+    """The tensors of activations whose grids are learned: all but the image, which keeps its 8 bits."""
+    tensors = model.tensors[1:] if isinstance(model, QuantizedModel) else []
+    return [tensor for tensor in tensors if placed_grid(model, tensor) is not None]
+
+
+def _widen_fixed_point(activation: QuantizedActivation, grid: IntegerGrid) -> None:
+    """Double the step of the 16 bits in front until they reach as far, relative to ``grid``, as they did before."""
+    before = activation.input_grid
+    growth = torch.minimum(grid.range[1] / before.range[1], grid.range[1] / activation.output_grid.range[1])
+    activation.input_grid = before.with_scale(before.scale * 2 ** growth.log2().ceil().clamp(min=0))
+
+
+def _coarse_enough(grid: IntegerGrid, input_grid: IntegerGrid | None, bias: torch.Tensor | None) -> IntegerGrid:
+    """``grid``, with larger scales where a bias would otherwise no longer fit in 32 bits."""
+    if input_grid is None or bias is None:
+        return grid
+    smallest = bias.abs() / (input_grid.scale * LARGEST_BIAS)
+    smallest = smallest if grid.scale.dim() else smallest.max()
+    return grid.with_scale(torch.where(grid.scale < smallest, (1.01 * smallest).bfloat16().float(), grid.scale))
 
 
 def _inner(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,71 @@
+"""What a layer puts out for all calibration images, kept where it does not fill the memory.
+
+Repairs go through a network layer by layer, or block by block, and each step needs what the step before made of every
+image. For a large network at 224 pixels that is gigabytes. Beyond a limit the numbers go into a temporary file that is
+mapped into memory, whose pages the system takes back when it needs them. Leaves out: keeping anything for another call.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+
+IN_MEMORY = 64_000_000  # bytes of one result that stay in memory
+
+
+class StoredActivations:
+    """Numbers of any shape for N images, written batch by batch in order, read in any order.
+
+    Args:
+        count: N.
+        batch_size: images at a time in iteration.
+    """
+
+    def __init__(self, count: int, batch_size: int):
+        self.count, self.batch_size = count, batch_size
+        self.numbers: torch.Tensor | None = None
+        self.filled = 0
+
+    @classmethod
+    def of(cls, batches: Iterable[torch.Tensor], count: int, batch_size: int) -> StoredActivations:
+        """The numbers of all ``batches``, each of ``batch_size`` images but the last."""
+        stored = cls(count, batch_size)
+        for batch in batches:
+            stored.append(batch)
+        return stored
+
+    def __len__(self) -> int:
+        return self.count
+
+    def append(self, batch: torch.Tensor) -> None:
+        """The numbers of the next images. Channels lie innermost in memory if they do so in the first batch."""
+        if self.numbers is None:
+            self.channels_last = batch.dim() == 4 and batch.is_contiguous(memory_format=torch.channels_last)
+            self.device = batch.device
+            shape = self._as_kept(batch).shape[1:]
+            self.numbers = _empty((self.count, *shape), batch.dtype)
+        self.numbers[self.filled : self.filled + len(batch)] = self._as_kept(batch)
+        self.filled += len(batch)
+
+    def __getitem__(self, images: torch.Tensor | slice) -> torch.Tensor:
+        """The numbers of these images, on the device they came from."""
+        chosen = self.numbers[images].to(self.device)
+        return chosen.permute(0, 3, 1, 2) if self.channels_last else chosen
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for start in range(0, self.count, self.batch_size):
+            yield self[slice(start, start + self.batch_size)]
+
+    def _as_kept(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch.detach().permute(0, 2, 3, 1) if self.channels_last else batch.detach()
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    if torch.Size(shape).numel() * dtype.itemsize <= IN_MEMORY:
+        return torch.empty(shape, dtype=dtype)
+    numpy_type = torch.empty(0, dtype=dtype).numpy().dtype
+    with tempfile.TemporaryFile(prefix="activations-") as file:  # it goes when nobody maps it any more
+        return torch.from_numpy(np.memmap(file, numpy_type, "w+", shape=tuple(shape)))
