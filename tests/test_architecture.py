@@ -103,7 +103,7 @@ def test_keeping_all_changes_nothing(nano, images):
 @pytest.mark.parametrize(
     ("keep", "words"),
     [
-        ({"model.3": 0}, r"keep names 'model\.3', which is no C2f block: expected some of \['model.2'"),
+        ({"model.3": 0}, r"keep names 'model\.3', which has no bottlenecks: expected some of \['model.2'"),
         ({"model.4": 3}, r"keep\['model\.4'\]=3: expected 0 to 2, as many as there are"),
         ({"model.4": -1}, "=-1: expected 0 to 2"),
         ({"model.4": True}, "=True: expected 0 to 2"),

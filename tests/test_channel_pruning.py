@@ -433,11 +433,11 @@ def test_a_detector_and_a_yolo_object_are_refused():
         slim.prune_channels(torch.nn.Linear(2, 2), 0.5)
 
 
-def test_a_layer_of_another_family_is_named():
-    layers = {"nc": 2, "backbone": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "GhostConv", [32, 3, 2]]]}
+def test_a_layer_that_is_not_understood_is_named():
+    layers = {"nc": 2, "backbone": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "nn.MaxPool2d", [2]]]}
     model = ClassificationModel(layers | {"head": [[-1, 1, "Classify", [2]]]}, verbose=False)
-    with pytest.raises(TypeError, match="model.1 is a GhostConv, whose channels are not understood"):
-        slim.prune_channels(model, 0.5)
+    with pytest.raises(TypeError, match="model.1 is a MaxPool2d, which is not understood"):
+        slim.prune_channels(model, 0.5, image_size=64)
 
 
 def test_no_images_no_statistics(nano, data):

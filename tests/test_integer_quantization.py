@@ -16,7 +16,7 @@ import yolo_slim_lessons as slim
 from yolo_slim_lessons.data import as_floats
 from yolo_slim_lessons.models import logits
 from yolo_slim_lessons.quantization.execution import accumulate, divide, fixed_point_multiplier
-from yolo_slim_lessons.quantization.layers import QuantizedActivation, QuantizedBottleneck
+from yolo_slim_lessons.quantization.layers import QuantizedActivation, QuantizedSum
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,7 @@ def test_every_activation_lies_on_its_grid(w8a8, data):
         if name not in ("model.0.conv", "model.9.linear"):  # these two snap what they read themselves
             layer.register_forward_pre_hook(lambda layer, inputs: on_grid(layer.input_grid, inputs[0]))
     for module in model.modules():
-        if isinstance(module, QuantizedActivation | QuantizedBottleneck):
+        if isinstance(module, QuantizedActivation | QuantizedSum):
             module.register_forward_hook(lambda module, _, output: on_grid(module.output_grid, output))
     images = data.val.take(8).images.float() / 255
     kept = images.clone()

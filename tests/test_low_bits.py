@@ -21,7 +21,6 @@ from yolo_slim_lessons.quantization import (
     QuantizedConv2d,
     QuantizedLayer,
     QuantizedLinear,
-    activation_tensors,
     integer_outputs,
     quantize_integer,
     run_integer,
@@ -30,7 +29,13 @@ from yolo_slim_lessons.quantization import (
 )
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
 from yolo_slim_lessons.quantization.few_bits.rounding import SoftRounding
-from yolo_slim_lessons.quantization.few_bits.straight_through import LearnedGrid, PricedBits, finished, trainable
+from yolo_slim_lessons.quantization.few_bits.straight_through import (
+    LearnedGrid,
+    PricedBits,
+    RoundedWeight,
+    finished,
+    trainable,
+)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +163,7 @@ def test_soft_rounding_starts_at_the_weight_and_ends_on_the_grid(symmetric):
     weight = torch.tensor([[0.31, -0.72, 0.11, 0.9], [0.02, 0.05, -0.01, 0.04]])
     grid = IntegerGrid.from_range(weight.amin(1), weight.amax(1), bits=4, symmetric=symmetric)
     rounding = SoftRounding(grid, weight)
-    soft = rounding(weight)
+    soft = rounding()
     inside = (weight >= grid.range[0][:, None]) & (weight <= grid.range[1][:, None])
     torch.testing.assert_close(soft[inside], weight[inside])
     assert rounding.penalty(20.0) > rounding.penalty(2.0) > 0
@@ -209,7 +214,7 @@ def test_learned_rounding_of_a_network_is_nearer_to_it(nano, calibration, few, b
 def test_gradients_by_hand():
     grid = LearnedGrid(IntegerGrid.from_range(torch.tensor(-4.0), torch.tensor(3.0), bits=3))  # scale 1, -4 to 3
     x = torch.tensor([0.3, 1.7, -9.0, 5.0], requires_grad=True)
-    snapped = grid(x)
+    snapped = grid.snap(x)
     assert snapped.tolist() == [0, 2, -4, 3]
     snapped.backward(torch.tensor([1.0, 10.0, 100.0, 1000.0]))
     assert x.grad.tolist() == [1, 10, 0, 0]
@@ -223,12 +228,12 @@ def test_a_scale_for_each_channel_has_a_gradient_for_each_channel():
     x, pull = torch.randn(2, 3, 5, 4, 4, generator=random)
     grid = IntegerGrid.from_range(x.flatten(1).amin(1), x.flatten(1).amax(1) / 2, bits=3)
     together = LearnedGrid(grid)
-    together(x).backward(pull)
+    together.snap(x).backward(pull)
     for channel in range(3):
-        alone = LearnedGrid(replace(grid, scale=grid.scale[channel], zero_point=grid.zero_point[channel]))
-        snapped = alone(x[channel])
+        alone = LearnedGrid(IntegerGrid(3, grid.scale[channel], grid.zero_point[channel]))
+        snapped = alone.snap(x[channel])
         snapped.backward(pull[channel])
-        assert snapped.equal(together(x)[channel])
+        assert snapped.equal(together.snap(x)[channel])
         torch.testing.assert_close(alone.log2_scale.grad, together.log2_scale.grad[channel])
 
 
@@ -236,15 +241,15 @@ def test_the_layout_in_memory_changes_no_gradient():
     random = torch.Generator().manual_seed(0)
     x, pull = torch.randn(2, 4, 6, 5, 5, generator=random)
     grids = [LearnedGrid(IntegerGrid.from_range(torch.tensor(-0.3), torch.tensor(1.0), 4, signed=False)) for _ in "ab"]
-    grids[0](x).backward(pull)
-    grids[1](x.to(memory_format=torch.channels_last)).backward(pull)
+    grids[0].snap(x).backward(pull)
+    grids[1].snap(x.to(memory_format=torch.channels_last)).backward(pull)
     torch.testing.assert_close(grids[0].log2_scale.grad, grids[1].log2_scale.grad)
 
 
 @pytest.mark.parametrize(("bits", "activation_bits"), [(3, None), (4, 4), ({"model.7.conv": 5}, 8)])
 def test_without_training_nothing_changes(nano, calibration, few, bits, activation_bits):
     quantized = quantize_integer(nano, bits, activation_bits, calibration)
-    learner = trainable(quantized, float_original(quantized, nano), lambda grid, weight: LearnedGrid(grid))
+    learner = trainable(quantized, float_original(quantized, nano), RoundedWeight)
     assert same(finished(learner, quantized), quantized)
     images = as_floats(few.val.images)
     with torch.no_grad():
@@ -268,7 +273,7 @@ def test_training_returns_an_ordinary_quantized_model(nano, few, trained, tmp_pa
         assert layer.integers.abs().max() <= 4
         for scale in (layer.weight_grid.scale, layer.input_grid.scale):
             assert scale.bfloat16().float().equal(scale) or first  # an image's scale is 1/255
-    for tensor in activation_tensors(trained)[1:]:  # one grid for all that is added, concatenated and read
+    for tensor in trained.tensors[1:]:  # one grid for all that is added, concatenated and read
         modules = [trained.get_submodule(name) for name in (*tensor.writers, *tensor.sums)]
         grids = [module.output_grid for module in modules]
         grids += [trained.get_submodule(name).input_grid for name in tensor.readers]
@@ -433,13 +438,16 @@ def test_rounding_needs_numbers_in_range(nano, calibration, options, words):
         slim.learn_rounding(quantize_integer(nano, 4), nano, calibration, **options)
 
 
-def test_rounding_needs_blocks(calibration):
+def test_rounding_names_what_it_does_not_understand(calibration):
     class Other(nn.Module):
         def __init__(self):
             super().__init__()
             self.layer = nn.Conv2d(3, 2, 1)
 
-    with pytest.raises(TypeError, match="quantized is a Other: expected a classifier or an nn.Sequential"):
+        def forward(self, x):
+            return self.layer(x).sin()
+
+    with pytest.raises(TypeError, match=r"the network itself computes sin\(\), which is not understood"):
         slim.learn_rounding(quantize_integer(model := Other(), 4), model, calibration)
 
 

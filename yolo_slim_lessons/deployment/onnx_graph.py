@@ -210,6 +210,10 @@ class _Writer(Walk):
 
     def concat(self, node: Node, *parts: str | Bytes) -> str | Bytes:
         names = [part.name if isinstance(part, Bytes) else part for part in parts]
+        for whole, pieces in self.pieces.items():
+            if names == pieces:  # a block without anything between its split and its concatenation
+                self.nodes = [written for written in self.nodes if list(written.output) != pieces]
+                return self.moved(parts[0], whole)
         return self.moved(parts[0], self.node("Concat", names, f"{node.name}/Concat", axis=node.settings["axis"]))
 
     def split(self, node: Node, x: str | Bytes) -> str | Bytes:
@@ -239,7 +243,22 @@ class _Writer(Walk):
     def dropout(self, node: Node, x: str | Bytes) -> str | Bytes:
         return x
 
-    def pool(self, node: Node, x: str | Bytes) -> str:
+    def pool(self, node: Node, x: str | Bytes) -> str | Bytes:
+        mean, reader = self.average(node, x), self.reader(node)
+        if self.integers and isinstance(reader, QuantizedLayer):  # at once, so that all of it is one operation
+            return self.quantize(node.name, mean, reader.input_grid)
+        return mean
+
+    def reader(self, node: Node) -> nn.Module | None:
+        """The layer that reads the result of ``node``, unchanged but for its shape."""
+        readers, position = self.graph.readers(), self.graph.nodes.index(node)
+        while len(readers[position]) == 1:
+            position = readers[position][0]
+            if self.graph.nodes[position].kind not in ("reshape", "dropout"):
+                return self.modules.get(self.graph.nodes[position].name)
+        return None
+
+    def average(self, node: Node, x: str | Bytes) -> str:
         real = self.real(node.name, x)
         act = self.modules.get(self.graph.nodes[node.inputs[0]].name)
         if isinstance(act, QuantizedActivation) and not isinstance(act.function, nn.ReLU):

@@ -28,13 +28,7 @@ from yolo_slim_lessons.pruning.channels.budget import (
     smallest_counts,
 )
 from yolo_slim_lessons.pruning.channels.criteria import importance
-from yolo_slim_lessons.pruning.channels.groups import (
-    ChannelGroup,
-    Part,
-    channel_groups,
-    groups_of,
-    prunable_graph,
-)
+from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part, channel_groups
 from yolo_slim_lessons.pruning.channels.surgery import remove_channels
 from yolo_slim_lessons.pruning.weights import SCOPES, check_rate
 
@@ -96,10 +90,9 @@ def prune_channels(
         >>> slim.count_parameters(prune_channels(nano, 0.5)) < 0.4 * slim.count_parameters(nano)
         True
     """
-    graph = prunable_graph(model)
-    groups = groups_of(model, graph)
+    groups = channel_groups(model)
     _check_arguments(prune_rate, target_macs, target_parameters, scope, round_to)
-    scores = importance(model, graph, groups, prune_type, calibration, seed)
+    scores = importance(model, groups, prune_type, calibration, seed)
     if prune_rate is not None and scope == "layer":
         counts = rated_counts(groups, prune_rate, round_to)
     else:
@@ -111,7 +104,7 @@ def prune_channels(
         for group, count in zip(groups, counts, strict=True)
         if group.prunable
     }
-    return remove_channels(model, graph, groups, keep).eval()
+    return remove_channels(model, groups, keep).eval()
 
 
 def reestimate_batchnorm(model: ClassificationModel, split: Split, batch_size: int = 128) -> ClassificationModel:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.graph import Graph
+from yolo_slim_lessons.graph import trace
 from yolo_slim_lessons.models import copy_model, logits
 from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part
 
@@ -25,7 +25,6 @@ Importance = dict[str, torch.Tensor]  # name of the group → float tensor, one 
 
 def importance(
     model: ClassificationModel,
-    graph: Graph,
     groups: list[ChannelGroup],
     prune_type: str = "magnitude",
     calibration: Split | None = None,
@@ -35,7 +34,6 @@ def importance(
 
     Args:
         model: unfused.
-        graph: of ``model``.
         groups: ``channel_groups(model)``.
         prune_type: a key of ``CRITERIA``.
         calibration: labelled images, for ``"taylor"``.
@@ -46,15 +44,15 @@ def importance(
     """
     if prune_type not in CRITERIA:
         raise ValueError(f"prune_type={prune_type!r}: expected one of {sorted(CRITERIA)}")
-    score = CRITERIA[prune_type](_Layers(model, graph), calibration, seed)
+    score = CRITERIA[prune_type](_Layers(model), calibration, seed)
     return {group.name: score(group) for group in groups if group.prunable}
 
 
 class _Layers:
     """The layers of a model by their names, and what stands behind each."""
 
-    def __init__(self, model: ClassificationModel, graph: Graph):
-        self.model = model
+    def __init__(self, model: ClassificationModel):
+        self.model, graph = model, trace(model)
         self.behind = {node.name: graph.behind(node.name) for node in graph.nodes if node.kind in ("conv", "linear")}
 
     def norm(self, layer: str) -> nn.BatchNorm2d:

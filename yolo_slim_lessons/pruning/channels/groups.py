@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.graph import Graph, Node, Walk, trace
+from yolo_slim_lessons.graph import Node, Walk, trace
 
 MADE_BY = {
     "image": "the colours of the image",
@@ -84,11 +84,6 @@ def channel_groups(model: ClassificationModel) -> list[ChannelGroup]:
           model.0.conv[0:16] → model.1.conv[0:16]
           one convolution makes them
     """
-    return groups_of(model, prunable_graph(model))
-
-
-def prunable_graph(model: ClassificationModel) -> Graph:
-    """The graph of a model whose channels may go; errors as of ``channel_groups``."""
     if not isinstance(model, ClassificationModel):
         raise TypeError(
             f"model is a {type(model).__name__}, not an image classifier: "
@@ -101,14 +96,8 @@ def prunable_graph(model: ClassificationModel) -> Graph:
             "model is fused: its BatchNorm layers are folded into the convolutions. Prune first, fuse later; "
             "load the checkpoint again if there is no unfused model left"
         )
-    return trace(model)
-
-
-def groups_of(model: ClassificationModel, graph: Graph) -> list[ChannelGroup]:
-    """The tied channels of ``model``, whose graph is given."""
-    numbering = _Numbering(model)
-    image = graph.nodes[0]
-    numbering.run(graph, numbering.new(image))
+    graph, numbering = trace(model), _Numbering(model)
+    numbering.run(graph, numbering.new(graph.nodes[0]))
     return list(numbering.groups())
 
 

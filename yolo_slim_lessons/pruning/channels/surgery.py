@@ -11,23 +11,22 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.graph import Graph
+from yolo_slim_lessons.graph import Graph, trace
 from yolo_slim_lessons.models import copy_model, weight_layers
 from yolo_slim_lessons.pruning.channels.groups import ChannelGroup
 
 
 def remove_channels(
-    model: ClassificationModel, graph: Graph, groups: list[ChannelGroup], keep: Mapping[str, torch.Tensor]
+    model: ClassificationModel, groups: list[ChannelGroup], keep: Mapping[str, torch.Tensor]
 ) -> ClassificationModel:
     """A copy of ``model`` without the channels that ``keep`` leaves out.
 
     Args:
         model: unfused.
-        graph: of ``model``.
         groups: ``channel_groups(model)``.
         keep: name of a group → bool tensor with a number for each of its channels; other groups keep all.
     """
-    model = copy_model(model)
+    model, graph = copy_model(model), trace(model)
     made = {name: torch.ones(layer.weight.shape[0], dtype=torch.bool) for name, layer in weight_layers(model)}
     read = {name: torch.ones(layer.weight.shape[1], dtype=torch.bool) for name, layer in weight_layers(model)}
     for group in groups:

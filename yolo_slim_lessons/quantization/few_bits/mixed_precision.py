@@ -80,7 +80,7 @@ def bit_sensitivity(
         for row, (name, layer) in enumerate(layers.items()):
             exact = layer.weight
             for column, quantized in enumerate(rounded):
-                layer.weight = quantized[name].weight
+                layer.weight = nn.Parameter(quantized[name].weight, requires_grad=False)
                 divergences = [
                     soft_target_loss(logits(changed, batch), answer, temperature=1.0).item() * len(batch)
                     for batch, answer in zip(batches, answers, strict=True)
