@@ -145,8 +145,10 @@ class _Writer(Walk):
                 inputs = [
                     self.constant(f"{name}.{part}", numbers.cpu().numpy()),
                     self.constant(f"{name}.{part}_scale", scale.float().expand(channels).cpu().numpy()),
-                    self.constant(f"{name}.{part}_zero_point", np.zeros(channels, numbers.cpu().numpy().dtype)),
                 ]
+                if isinstance(layer, nn.Linear):  # ONNX Runtime fuses a Gemm only where zero points stand there
+                    zero_point = np.zeros(channels, numbers.cpu().numpy().dtype)
+                    inputs.append(self.constant(f"{name}.{part}_zero_point", zero_point))
                 names.append(self.node("DequantizeLinear", inputs, f"{name}.{part}/DequantizeLinear", axis=0))
             return names
         if isinstance(layer, QuantizedLayer) and not self.integers:

@@ -70,6 +70,12 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("bias_integers", bias_integers)
         self._parameters["bias"] = parameter
 
+    @torch.no_grad()
+    def zero_weights(self, mask: torch.Tensor) -> None:
+        """Set the weights where ``mask``, of the shape of the weight, is true to the integer that stands for zero."""
+        zero_point = self.weight_grid.zero_point.view(-1, *(1,) * (mask.dim() - 1))
+        self.integers = torch.where(mask, zero_point.to(self.integers.dtype), self.integers)
+
     @property
     def weight(self) -> torch.Tensor:
         """The real numbers that the integers stand for, of the type of the grid's scale."""

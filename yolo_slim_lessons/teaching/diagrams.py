@@ -1,24 +1,22 @@
 """Drawings of the network: the whole as a row of blocks, and two blocks opened up.
 
-Every number in a drawing is taken from the model itself: one black image is sent through it and each module reports
-what went in and what came out. Pruned and widened models therefore draw as what they have become. Used in lesson 01
-and wherever a lesson shows what became of the layers. Leaves out: other networks than YOLOv8-cls, and scale: heights
-grow with the square root of a map's side and widths with the logarithm of its channels, or the ends would not fit
-on one page.
+Every number in a drawing is taken from the graph of the model itself. Pruned and widened models therefore draw as what
+they have become. Used in lesson 01 and wherever a lesson shows what became of the layers. Leaves out: other networks
+than YOLOv8-cls, and scale: heights grow with the square root of a map's side and widths with the logarithm of its
+channels, or the ends would not fit on one page.
 """
 
 from __future__ import annotations
 
 import math
 
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from torch import nn
-from ultralytics.nn.modules import C2f
 
-from yolo_slim_lessons.models import copy_model, image_size_of
+from yolo_slim_lessons.graph import trace
+from yolo_slim_lessons.pruning.blocks import stacked_blocks
 from yolo_slim_lessons.teaching import plots
 
 COLORS = {"Conv": plots.BLUE, "C2f": plots.ORANGE, "Classify": plots.GREEN}
@@ -39,7 +37,7 @@ def draw_network(model: nn.Module, image_size: int | None = None) -> Figure:
     Example:
         >>> figure = draw_network(slim.load_model("nano"))
     """
-    shapes = trace(model, image_size)
+    shapes = shapes_of(model, image_size)
     steps = [("", "image", shapes["model.0"][0])]
     for index, block in enumerate(model.model):
         steps.append((str(index), type(block).__name__, shapes[f"model.{index}"][1]))
@@ -70,10 +68,10 @@ def draw_c2f(model: nn.Module, name: str, image_size: int | None = None) -> Figu
     Raises:
         ValueError: ``name`` is no C2f block of ``model``.
     """
-    blocks = {key: module for key, module in model.named_modules() if isinstance(module, C2f)}
+    blocks = stacked_blocks(model)
     if name not in blocks:
         raise ValueError(f"name={name!r}: expected one of {list(blocks)}, the C2f blocks of this model")
-    block, shapes = blocks[name], trace(model, image_size)
+    block, shapes = blocks[name], shapes_of(model, image_size)
     passed, joined = shapes[f"{name}.m.0"][0], shapes[f"{name}.cv2"][0]
     made = [shapes[f"{name}.m.{number}"][1] for number in range(len(block.m))]
     kept = (joined[0] - passed[0] - sum(shape[0] for shape in made), *passed[1:])  # the half that no bottleneck changes
@@ -110,7 +108,7 @@ def draw_c2f(model: nn.Module, name: str, image_size: int | None = None) -> Figu
 def draw_classify(model: nn.Module, image_size: int | None = None) -> Figure:
     """The Classify head opened up: convolution, mean over all positions, linear layer, softmax."""
     index = len(model.model) - 1
-    head, name, shapes = model.model[index], f"model.{index}", trace(model, image_size)
+    head, name, shapes = model.model[index], f"model.{index}", shapes_of(model, image_size)
     steps = [
         (_convolution(head.conv), plots.BLUE, shapes[f"{name}.conv"][0]),
         ("pool:\nmean of each map", GREY, shapes[f"{name}.pool"][0]),
@@ -127,27 +125,20 @@ def draw_classify(model: nn.Module, image_size: int | None = None) -> Figure:
     return figure
 
 
-def trace(model: nn.Module, image_size: int | None = None) -> dict[str, tuple[Shape, Shape]]:
-    """What goes into every module and what comes out, for one image: name → (shape in, shape out), without the batch.
+def shapes_of(model: nn.Module, image_size: int | None = None) -> dict[str, tuple[Shape, Shape]]:
+    """What goes into every block and layer and what comes out, for one image: name → (shape in, shape out).
 
-    Shapes are (channels, height, width), or (features,) where no picture is left. Of a module that answers with
-    several tensors the last counts: for the head in eval mode that is the logits.
+    Shapes are (channels, height, width), or (features,) where no picture is left. Names come in the order in which the
+    blocks and layers are reached.
     """
-    size = image_size or image_size_of(model)
-    model = copy_model(model).eval()
+    graph = trace(model, image_size)
     shapes: dict[str, tuple[Shape, Shape]] = {}
-
-    def note(name: str):
-        def hook(_, inputs, output) -> None:
-            output = output[-1] if isinstance(output, tuple) else output
-            shapes[name] = (tuple(inputs[0].shape[1:]), tuple(output.shape[1:]))
-
-        return hook
-
-    for name, module in model.named_modules():
-        module.register_forward_hook(note(name))
-    with torch.inference_mode():
-        model(torch.zeros(1, 3, size, size))
+    for node in graph.nodes[1:]:
+        words = node.name.split(".")
+        for length in range(1, len(words) + 1):
+            name = ".".join(words[:length])
+            first, _ = shapes.get(name, (graph.nodes[node.inputs[0]].shape, None))
+            shapes[name] = first, node.shape
     return shapes
 
 

@@ -17,7 +17,7 @@ from ultralytics.nn.tasks import ClassificationModel
 from yolo_slim_lessons.models import weight_layers
 from yolo_slim_lessons.pruning.channels import ChannelGroup, channel_groups
 from yolo_slim_lessons.teaching import plots
-from yolo_slim_lessons.teaching.diagrams import GREY, trace
+from yolo_slim_lessons.teaching.diagrams import GREY, shapes_of
 
 COLORS = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PURPLE, plots.RED, plots.SKY)
 COLUMN, LINE = 1.45, 0.34  # inches: from layer to layer, and a line of text
@@ -44,7 +44,9 @@ def draw_tied_channels(model: ClassificationModel, *blocks: str) -> Figure:
     if not rows:
         raise ValueError(f"blocks={blocks!r}: no channels pass through, expected names such as 'model.4'")
     touched = {layer for group in rows for layer in _layers_of(group)}
-    columns = {layer: COLUMN * place for place, layer in enumerate(name for name in trace(model) if name in touched)}
+    columns = {
+        layer: COLUMN * place for place, layer in enumerate(name for name in shapes_of(model) if name in touched)
+    }
     heights = [LINE * max(2.4, 1.3 + 0.6 * len(_words(group)), 1 + 0.8 * _most_parts(group)) for group in rows]
     right, bottom = max(columns.values()) + COLUMN / 2, -sum(heights)
     legend = "filled: makes the channels · empty: reads them · a row goes as one · an arrow on the left: equally many"
@@ -88,7 +90,7 @@ def draw_channel(model: ClassificationModel, group: ChannelGroup, number: int) -
     if not 0 <= number < group.size:
         raise ValueError(f"number={number!r}: expected 0 to {group.size - 1}, the channels of {group.name}")
     layers = {name: layer for name, layer in weight_layers(model) if name in _layers_of(group)}
-    ordered = [name for name in trace(model) if name in layers]
+    ordered = [name for name in shapes_of(model) if name in layers]
     unit = max(layer.weight.shape[0] for layer in layers.values()) / 64  # a 64th of the height, for gaps and strips
     width = sum(layers[name].weight.shape[1] + 14 * unit for name in ordered)
     scale = min(9.5 / width, 3 / (86 * unit))  # inches a channel
