@@ -19,6 +19,7 @@ from torch import nn
 
 from yolo_slim_lessons.data import Split, as_floats
 from yolo_slim_lessons.graph import Execution, Graph, Node
+from yolo_slim_lessons.models import device_of
 
 RANGES = ("mse", "minmax", "percentile", "kl")
 BINS = 4096
@@ -47,7 +48,7 @@ class Histogram:
         high = float(values.max()) if high is None else high
         half = (high - low) / (bins - 1) / 2
         counts = torch.histc(values, bins, low - half, high + half) if high > low else _all_in_one(values, bins)
-        return cls(torch.linspace(low, high, bins), counts.double())
+        return cls(torch.linspace(low, high, bins, device=values.device), counts.double())
 
 
 def choose_grid(
@@ -116,7 +117,7 @@ def observe_inputs(
         extremes[name] = (min(extremes[name][0], low.item()), max(extremes[name][1], high.item()))
 
     with _hooked(modules, widen):
-        for batch in image_batches(images):
+        for batch in image_batches(images, device=device_of(model)):
             model(batch)
     if not histograms:
         return extremes
@@ -128,7 +129,7 @@ def observe_inputs(
         counted[name] = Histogram(part.points, part.counts + before)
 
     with _hooked(modules, count):
-        for batch in image_batches(images):
+        for batch in image_batches(images, device=device_of(model)):
             model(batch)
     return counted
 
@@ -174,7 +175,7 @@ def observe_nodes(
             counted[group_of[node]] = Histogram(part.points, part.counts + before)
 
     for look in (widen, count):
-        for batch in image_batches(images):
+        for batch in image_batches(images, device=device_of(model)):
             _Observation(model, look).run(graph, batch)
     return counted, {name: extremes[name] for name in alone}
 
@@ -192,8 +193,10 @@ class _Observation(Execution):
         return result
 
 
-def image_batches(images: Split | torch.Tensor, batch_size: int = 128) -> Iterator[torch.Tensor]:
-    """Float images 0…1, ``batch_size`` at a time; arguments and errors as for ``observe_inputs``."""
+def image_batches(
+    images: Split | torch.Tensor, batch_size: int = 128, device: torch.device | None = None
+) -> Iterator[torch.Tensor]:
+    """Float images 0…1, ``batch_size`` at a time, on ``device``; arguments and errors as for ``observe_inputs``."""
     tensor = images.images if isinstance(images, Split) else images
     if not isinstance(tensor, torch.Tensor) or tensor.dim() != 4:
         raise TypeError(f"calibration is a {type(images).__name__}: expected a Split or a tensor of images N×3×H×W")
@@ -202,6 +205,7 @@ def image_batches(images: Split | torch.Tensor, batch_size: int = 128) -> Iterat
     if tensor.is_floating_point() and not tensor.isfinite().all():
         raise ValueError("calibration holds NaN or infinity: expected images with numbers 0 to 1")
     for batch in tensor.split(batch_size):
+        batch = batch.to(device)
         yield as_floats(batch) if batch.dtype == torch.uint8 else batch.contiguous(memory_format=torch.channels_last)
 
 
@@ -221,16 +225,16 @@ def _hooked(modules: Mapping[str, nn.Module], look: Callable[[str, torch.Tensor]
 
 def _all_in_one(values: torch.Tensor, bins: int) -> torch.Tensor:
     """Counts of numbers that are all the same."""
-    counts = torch.zeros(bins)
+    counts = torch.zeros(bins, device=values.device)
     counts[0] = values.numel()
     return counts
 
 
 def _quantiles(points, counts, percentile) -> tuple[torch.Tensor, torch.Tensor]:
     """The smallest numbers of ``points`` that 100 - ``percentile``, and ``percentile``, percent do not exceed."""
-    counts = torch.ones(points.shape[-1], dtype=torch.float64) if counts is None else counts
+    counts = torch.ones(points.shape[-1], dtype=torch.float64, device=points.device) if counts is None else counts
     cumulative = counts.cumsum(0)
-    shares = torch.tensor([100 - percentile, percentile], dtype=torch.float64) / 100
+    shares = torch.tensor([100 - percentile, percentile], dtype=torch.float64, device=points.device) / 100
     # The decimals of a percentage are no sums of powers of two: 1 % of 3000 must not become a little more than 30.
     low, high = torch.searchsorted(cumulative, shares * cumulative[-1] * (1 - 1e-12)).tolist()
     ordered = points.sort(-1).values
@@ -261,7 +265,7 @@ def _least_squares(points, counts, make_grid, low, high):
 def _least_divergence(histogram: Histogram, make_grid, low, high):
     """Cut off ever more of the histogram, and compare it each time with itself on as few levels as the grid has."""
     grid = make_grid(low, high)
-    points, counts = histogram.points.numpy(), histogram.counts.numpy()
+    points, counts = histogram.points.cpu().numpy(), histogram.counts.cpu().numpy()
     if grid.symmetric:  # magnitudes, on the half of the levels that is for positive numbers
         reach = float(torch.maximum(-low, high))
         places = np.round(np.abs(points) / (reach or 1) * (len(points) - 1)).astype(int)
@@ -275,7 +279,7 @@ def _least_divergence(histogram: Histogram, make_grid, low, high):
         divergence = kl_divergence(counts, stop, levels)
         if divergence < best:
             best, kept = divergence, stop
-    cut = torch.tensor(start + (reach - start) * (kept - 1) / (len(counts) - 1))
+    cut = torch.tensor(start + (reach - start) * (kept - 1) / (len(counts) - 1)).to(low)
     return make_grid(-cut if grid.symmetric else low, cut)
 
 

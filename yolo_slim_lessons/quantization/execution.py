@@ -25,7 +25,7 @@ from torch import nn
 
 from yolo_slim_lessons.data import as_floats
 from yolo_slim_lessons.graph import Execution, Node
-from yolo_slim_lessons.models import copy_model, weight_layers
+from yolo_slim_lessons.models import copy_model, device_of, weight_layers
 from yolo_slim_lessons.quantization.grids import IntegerGrid
 from yolo_slim_lessons.quantization.layers import QuantizedActivation, QuantizedLayer
 from yolo_slim_lessons.quantization.simulation import QuantizedModel
@@ -79,7 +79,7 @@ def simulated_outputs(
         Layer name → integers; of the last layer its sums, float64, for in float32 they are not always whole.
     """
     _check_quantized(model)
-    images = as_floats(images) if images.dtype == torch.uint8 else images
+    images = (as_floats(images) if images.dtype == torch.uint8 else images).to(device_of(model))
     layer_of = _layer_of_each_activation(model, images)
     model = copy_model(model).to(dtype)
     outputs: dict[str, torch.Tensor] = {}
@@ -173,6 +173,7 @@ class _Integers(Execution):
     @torch.inference_mode()
     def start(self, images: torch.Tensor) -> Sums:
         first = next(layer for _, layer in weight_layers(self.model))
+        images = images.to(device_of(self.model))
         integers = images if images.dtype == torch.uint8 else first.input_grid.quantize(images)
         graph = self.model.graph(tuple(images.shape[-2:]))
         return self.run(graph, OnGrid(integers, first.input_grid))

@@ -13,7 +13,7 @@ from torch import nn
 
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Graph, replace_module, trace
-from yolo_slim_lessons.models import check_classifier, copy_model, weight_layers
+from yolo_slim_lessons.models import check_classifier, copy_model, device_of, weight_layers
 from yolo_slim_lessons.quantization.calibration import RANGES, choose_grid, image_batches, observe_nodes
 from yolo_slim_lessons.quantization.folding import fold_batchnorm
 from yolo_slim_lessons.quantization.grids import IntegerGrid, check_bits
@@ -137,11 +137,13 @@ def _activation_grids(
     groups = {str(number): tensor.observed for number, tensor in enumerate(rest)}
     # Before an activation function, extremes are enough: its 16 bits are plenty.
     histograms, extremes = observe_nodes(model, graph, groups, calibration, before.values())
-    grids = [(image, IntegerGrid(8, torch.tensor(1 / 255), torch.tensor(0).int(), False))]
+    device = device_of(model)
+    pixels = IntegerGrid(8, torch.tensor(1 / 255, device=device), torch.tensor(0, device=device).int(), False)
+    grids = [(image, pixels)]
     for number, tensor in enumerate(rest):
         grid = choose_grid(histograms[str(number)], make_grid, ranges, percentile)
         for name in tensor.writers:
-            in_front = _fixed_point(max(map(abs, extremes[before[name]])))
+            in_front = _fixed_point(max(map(abs, extremes[before[name]]))).to(device)
             replace_module(model, name, QuantizedActivation(model.get_submodule(name), in_front, grid))
         grids.append((tensor, grid))
     return grids

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Graph
+from yolo_slim_lessons.models import device_of
 from yolo_slim_lessons.quantization import IntegerGrid, QuantizedLayer
 from yolo_slim_lessons.quantization.calibration import image_batches
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
@@ -77,7 +78,8 @@ def learn_rounding(
             raise ValueError(f"{name}={value!r}: expected a number above 0")
     original = float_original(quantized, model)
     learner = trainable(quantized, original, SoftRounding).requires_grad_(False)
-    images = StoredActivations.of(image_batches(calibration, BATCH), len(calibration), BATCH)
+    batches = image_batches(calibration, BATCH, device_of(original))
+    images = StoredActivations.of(batches, len(calibration), BATCH)
     graph = graph_of(quantized, images[:1])
     blocks = list(graph.blocks())
     exact, rounded = _Blocks(Execution(original), graph, images), _Blocks(Simulation(learner), graph, images)

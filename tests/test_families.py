@@ -1,0 +1,132 @@
+"""Every operation on all three families in all sizes, as they are built, pruned, and with another activation function.
+
+Weights are random, with BatchNorm measured on the images, so that every layer has something to say. The smallest
+network of each family runs with each ``make test``; all sizes are marked slow.
+"""
+
+import pytest
+import torch
+from ultralytics.nn.tasks import ClassificationModel
+
+import yolo_slim_lessons as slim
+from yolo_slim_lessons.data import ImageData, Split
+from yolo_slim_lessons.models import copy_model, logits, new_model, weight_layers
+from yolo_slim_lessons.quantization import (
+    QuantizedLayer,
+    integer_outputs,
+    run_integer,
+    signal_to_noise,
+    simulated_outputs,
+)
+from yolo_slim_lessons.quantization.floats import quantize_float
+
+FAMILIES = ("yolov8", "yolo11", "yolo26")
+SIZES = ("n", "s", "m", "l", "x")
+ALL = [
+    pytest.param(f"{family}{size}-cls", marks=[] if size == "n" else pytest.mark.slow)
+    for family in FAMILIES
+    for size in SIZES
+]
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def images():
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (12, 3, SIZE // 8, SIZE // 8), dtype=torch.uint8, generator=random)
+    return Split(pixels.repeat_interleave(8, 2).repeat_interleave(8, 3), torch.arange(12) % 4)
+
+
+@pytest.fixture(scope="module", params=["as built", "pruned, ReLU"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module", params=ALL)
+def model(request, images, kind):
+    model = new_model(f"{request.param}.yaml", ("a", "b", "c", "d"), SIZE)
+    if kind != "as built":
+        model = slim.prune_channels(slim.replace_activations(model, "relu"), 0.5)
+    return slim.reestimate_batchnorm(model, images)
+
+
+@pytest.fixture(scope="module")
+def w8a8(model, images):
+    return slim.quantize_integer(model, 8, 8, images, weight_ranges="minmax")
+
+
+def floats(images):
+    return images.images.float() / 255
+
+
+@torch.no_grad()
+def answers(model, images):
+    return logits(model, floats(images))
+
+
+def in_onnx(model, images, path, **options):
+    return slim.run_onnx(slim.onnx_session(slim.export_onnx(model, path, **options), threads=1), floats(images))
+
+
+def equal_models(first, second):
+    mine, theirs = first.state_dict(), second.state_dict()
+    return mine.keys() == theirs.keys() and all(tensor.equal(theirs[name]) for name, tensor in mine.items())
+
+
+def test_integers_equal_the_simulation_on_every_layer(w8a8, images):
+    integers = integer_outputs(w8a8, floats(images)[:4])
+    simulated = simulated_outputs(w8a8, floats(images)[:4], torch.float64)
+    assert set(integers) == {name for name, _ in weight_layers(w8a8)}
+    for name, output in integers.items():
+        assert torch.equal(output.double(), simulated[name].double()), name
+    assert run_integer(w8a8, floats(images)[:4]).isfinite().all()
+
+
+def test_eight_bits_answer_nearly_as_floats_do(model, w8a8, images):
+    assert signal_to_noise(answers(model, images), answers(w8a8, images)) > 8  # random weights pass errors on
+
+
+def test_files_for_onnx_runtime_answer_as_their_models_do(model, w8a8, images, tmp_path):
+    expected = answers(model, images)
+    torch.testing.assert_close(in_onnx(model, images, tmp_path / "a.onnx"), expected, rtol=1e-3, atol=1e-4)
+    assert signal_to_noise(expected, in_onnx(model, images, tmp_path / "a.onnx", precision="fp16")) > 40
+    assert signal_to_noise(answers(w8a8, images), in_onnx(w8a8, images, tmp_path / "a.onnx")) > 12
+    w4 = slim.quantize_integer(model, 4, weight_ranges="minmax")
+    torch.testing.assert_close(in_onnx(w4, images, tmp_path / "a.onnx"), answers(w4, images), rtol=1e-3, atol=1e-4)
+
+
+def test_packed_files_come_back_to_the_bit(model, w8a8, images, tmp_path):
+    for each in (model, w8a8, quantize_float(model, "fp8_e4m3")):
+        loaded = slim.load_packed(slim.save_packed(each, tmp_path / "model.slim"))
+        assert equal_models(loaded, each)
+        assert torch.equal(answers(loaded, images), answers(each, images))
+
+
+def test_checkpoints_open_without_this_package(model, images, tmp_path):
+    loaded = slim.load_model(slim.save_model(model, tmp_path / "model.pt"))
+    assert type(loaded) is ClassificationModel
+    assert torch.equal(answers(loaded, images), answers(model, images))
+
+
+def test_repairs_work_on_every_layer(model, images):
+    rounded = slim.quantize_integer(model, 4, 8, images, weight_ranges="minmax")
+    corrected = slim.correct_biases(rounded, model, images)
+    learned = slim.learn_rounding(rounded, model, images, steps=2, batch_size=4, progress=False)
+    exact = answers(model, images)
+    assert signal_to_noise(exact, answers(corrected, images)) > signal_to_noise(exact, answers(rounded, images)) - 3
+    for (_, before), (name, after) in zip(weight_layers(rounded), weight_layers(learned), strict=True):
+        assert isinstance(after, QuantizedLayer), name
+        assert (after.integers.int() - before.integers).abs().max() <= 1, name
+    for repaired in (corrected, learned):
+        assert run_integer(repaired, floats(images)[:2]).isfinite().all()
+
+
+def test_training_while_rounded_ends_in_integers(model, images):
+    data = ImageData(images, images, images, ("a", "b", "c", "d"), SIZE)
+    options = {"quantize_options": {"weight_ranges": "minmax"}, "calibration": images, "progress": False}
+    before = copy_model(model)
+    trained = slim.train_quantized(model, data, 4, 8, epochs=1, batch_size=6, augment=False, **options)
+    assert equal_models(before, model)
+    integers = integer_outputs(trained, floats(images)[:2])
+    simulated = simulated_outputs(trained, floats(images)[:2], torch.float64)
+    assert all(torch.equal(output.double(), simulated[name].double()) for name, output in integers.items())
