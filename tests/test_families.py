@@ -130,3 +130,59 @@ def test_training_while_rounded_ends_in_integers(model, images):
     integers = integer_outputs(trained, floats(images)[:2])
     simulated = simulated_outputs(trained, floats(images)[:2], torch.float64)
     assert all(torch.equal(output.double(), simulated[name].double()) for name, output in integers.items())
+
+
+# Models of one's own
+
+
+def own_model(rows, names=("a", "b", "c")):
+    layers = {"nc": len(names), "backbone": rows, "head": [[-1, 1, "Classify", [len(names)]]]}
+    model = ClassificationModel(layers, nc=len(names), verbose=False).eval()
+    model.names, model.task, model.args = dict(enumerate(names)), "classify", {"task": "classify", "imgsz": SIZE}
+    return model
+
+
+OWN = {
+    "another width and a skip": [
+        [-1, 1, "Conv", [24, 3, 2]],
+        [-1, 1, "Conv", [32, 3, 2]],
+        [-1, 1, "C2f", [32, True]],
+        [[-1, 1], 1, "Concat", [1]],
+        [-1, 1, "Conv", [40, 3, 2]],
+    ],
+    "attention after one convolution": [[-1, 1, "Conv", [128, 3, 4]], [-1, 1, "C2PSA", [128]]],
+    "convolutions of one channel each": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "DWConv", [16, 3, 2]]],
+    "layers without a block": [[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [24, 3, 2]]],
+}
+
+
+@pytest.mark.parametrize("rows", OWN.values(), ids=OWN)
+def test_models_of_ones_own_parts_work(rows, images, tmp_path):
+    model = own_model(rows)
+    if rows is OWN["layers without a block"]:
+        plain = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, 2, 1), torch.nn.BatchNorm2d(16), torch.nn.ReLU())
+        plain.f, plain.i = model.model[0].f, model.model[0].i
+        model.model[0] = plain.eval()
+    model = slim.reestimate_batchnorm(model, images)
+    pruned = slim.reestimate_batchnorm(slim.prune_channels(model, 0.5, image_size=SIZE), images)
+    assert slim.count_parameters(pruned) < slim.count_parameters(model)
+    for each in (model, pruned):
+        quantized = slim.quantize_integer(each, 8, 8, images)
+        assert signal_to_noise(answers(each, images), answers(quantized, images)) > 12
+        integers = integer_outputs(quantized, floats(images)[:2])
+        simulated = simulated_outputs(quantized, floats(images)[:2], torch.float64)
+        assert all(torch.equal(output.double(), simulated[name].double()) for name, output in integers.items())
+        expected = answers(each, images)
+        torch.testing.assert_close(in_onnx(each, images, tmp_path / "a.onnx"), expected, rtol=1e-3, atol=1e-4)
+        assert signal_to_noise(answers(quantized, images), in_onnx(quantized, images, tmp_path / "a.onnx")) > 20
+
+
+def test_what_is_not_understood_is_named_with_its_place(images):
+    model = own_model([[-1, 1, "Conv", [16, 3, 2]], [-1, 1, "SPPF", [16, 5]]])
+    for change in (
+        lambda: slim.prune_channels(model, 0.5, image_size=SIZE),
+        lambda: slim.quantize_integer(model, 8, 8, images),
+    ):
+        with pytest.raises(TypeError, match=r"model\.1\.m is a MaxPool2d, which is not understood"):
+            change()
+    assert slim.quantize_integer(model, 8).model[1].cv1.conv.integers.dtype == torch.int8  # weights need no graph

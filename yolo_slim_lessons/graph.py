@@ -298,10 +298,11 @@ class _Recorder(TorchFunctionMode):
     def _leave(self, module: nn.Module, inputs: tuple, result: object) -> None:
         name, _ = self.stack.pop()
         if _is_layer(module) and not _is_layer(self.stack[-1][1]):
-            kind = next((kind for layer, kind in LAYERS.items() if isinstance(module, layer)), "activation")
-            if kind == "activation" and result.shape != inputs[0].shape:
+            kind = _kind(module)
+            if kind is None:
                 raise TypeError(f"{name} is a {type(module).__name__}, which is not understood")
-            self.note(result, kind, name, (self.position(inputs[0], name),))
+            if kind != "nothing":
+                self.note(result, kind, name, (self.position(inputs[0], name),))
 
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         result = function(*arguments, **(keywords or {}))
@@ -361,9 +362,18 @@ class _Recorder(TorchFunctionMode):
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Whether a module is one step: it is made of no others."""
-    known = isinstance(module, tuple(LAYERS)) or hasattr(module, "traced_as")
-    return known or not any(True for child in module.children())
+    """Whether a module is one step: one that is known, or one of PyTorch's that is made of no others."""
+    of_torch = type(module).__module__.startswith("torch.nn.") and not module._modules
+    return _kind(module) is not None or (of_torch and not isinstance(module, nn.Sequential | nn.ModuleList))
+
+
+def _kind(module: nn.Module) -> str | None:
+    """The kind of node that a layer makes; ``None`` for others."""
+    if hasattr(module, "traced_as"):
+        return module.traced_as
+    if type(module).__module__ == "torch.nn.modules.activation" and not module._modules or type(module) is nn.Identity:
+        return "activation"
+    return next((kind for layer, kind in LAYERS.items() if isinstance(module, layer)), None)
 
 
 def _flat(value: object) -> list:

@@ -14,6 +14,12 @@ from yolo_slim_lessons.graph import replace_module, trace
 from yolo_slim_lessons.models import copy_model
 
 
+class FoldedNorm(nn.Identity):
+    """Stands where a BatchNorm stood that a convolution does now."""
+
+    traced_as = "nothing"
+
+
 def fold_batchnorm(model: nn.Module) -> nn.Module:
     """A copy in eval mode whose convolutions do BatchNorm's work, too; other networks than Ultralytics' as they are.
 
@@ -33,5 +39,5 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
             if norm is not None:
                 convolution = fuse_conv_bn_eval(folded.get_submodule(node.name), folded.get_submodule(norm))
                 replace_module(folded, node.name, convolution.requires_grad_(False))
-                replace_module(folded, norm, nn.Identity())
+                replace_module(folded, norm, FoldedNorm())
     return folded
