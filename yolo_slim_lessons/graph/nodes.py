@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -30,7 +29,7 @@ class Node:
     kind: str
     inputs: tuple[int, ...]
     shape: tuple[int, ...]
-    settings: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    settings: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def place(self) -> str:

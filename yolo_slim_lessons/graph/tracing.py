@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -117,7 +116,7 @@ class _Recorder(TorchFunctionMode):
     def note(self, result: torch.Tensor, kind: str, name: str, inputs: tuple[int, ...], **settings) -> None:
         self.positions[id(result)] = len(self.nodes)
         self.kept.append(result)
-        self.nodes.append(Node(name, kind, inputs, tuple(result.shape[1:]), MappingProxyType(settings)))
+        self.nodes.append(Node(name, kind, inputs, tuple(result.shape[1:]), settings))
 
     def position(self, tensor: object, place: str) -> int:
         if id(tensor) not in self.positions:
