@@ -20,6 +20,9 @@ from yolo_slim_lessons.compression import (
     recipes,
     within_budget,
 )
+from yolo_slim_lessons.compression.budgets import survey_layers
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.quantization.few_bits import round_biases
 
 TRAINED = {"epochs": 2, "batch_size": 32, "augment": False}
 RECIPE = {
@@ -70,7 +73,7 @@ def test_a_recipe_is_its_stages_one_by_one(nano, few, made):
     by_hand = [nano, slim.prune_channels(nano, 0.5)]
     by_hand.append(slim.distill(by_hand[-1], nano, few, **TRAINED, seed=3, progress=False))
     by_hand.append(slim.quantize_integer(by_hand[-1], 4))
-    by_hand.append(slim.round_biases(by_hand[-1], "bf16"))
+    by_hand.append(round_biases(by_hand[-1], "bf16"))
     assert [stage.name for stage in made.stages] == ["start", *(name for stage in RECIPE["stages"] for name in stage)]
     for stage, expected in zip(made.stages, by_hand, strict=True):
         assert same(stage.model, expected), stage.name
@@ -188,7 +191,7 @@ def test_colours_of_the_images_count(nano, few, unweighed, tmp_path):
     recipe = {"stages": [{"reestimate_batchnorm": {}}]}
     for blue in (0, 255):
         coloured[:, 2] = blue
-        data = replace(few, train=slim.Split(coloured.clone(), few.train.labels))
+        data = replace(few, train=Split(coloured.clone(), few.train.labels))
         kept = compress(nano, data, recipe, folder=tmp_path, progress=False)
         assert same(kept.model, compress(nano, data, recipe, progress=False).model)
 
@@ -261,7 +264,7 @@ def test_wrong_models_are_named(few, nano):
 
 @pytest.fixture(scope="module")
 def survey(nano, few):
-    return slim.survey_layers(nano, few.val, images=10, bits=(2, 8), progress=False)
+    return survey_layers(nano, few.val, images=10, bits=(2, 8), progress=False)
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from torch import nn
 from ultralytics.utils.torch_utils import get_flops
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.measurement import checkpoint_bytes, score, timing, weight_bytes
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.measurement import LayerCost, checkpoint_bytes, score, timing, weight_bytes
 from yolo_slim_lessons.models import copy_model, weight_layers
 
 
@@ -25,9 +26,9 @@ def test_macs_of_two_layers_by_hand(nano):
     costs = {cost.name: cost for cost in slim.layer_costs(nano)}
     # The first convolution: 3 channels to 16, kernel 3×3, every second pixel of 64×64, so 32×32 positions.
     # 16 × 3 × 3 × 3 = 432 weights, each multiplied at 32 × 32 = 1,024 positions: 442,368. BatchNorm adds 16 + 16.
-    assert costs["model.0.conv"] == slim.LayerCost("model.0.conv", 432 + 32, 442_368, (16, 32, 32))
+    assert costs["model.0.conv"] == LayerCost("model.0.conv", 432 + 32, 442_368, (16, 32, 32))
     # The last layer: 1,280 features to 10 classes, one position: 12,800 weights, and 10 biases.
-    assert costs["model.9.linear"] == slim.LayerCost("model.9.linear", 12_810, 12_800, (10,))
+    assert costs["model.9.linear"] == LayerCost("model.9.linear", 12_810, 12_800, (10,))
 
 
 def test_macs_of_grouped_and_strided_convolutions_by_hand():
@@ -200,7 +201,7 @@ def test_splits_the_model_cannot_answer_are_refused(nano, some):
     with pytest.raises(ValueError, match="split is empty"):
         slim.measure(nano, some[:0])
     for label in (10, -1):
-        other = slim.Split(some.images[:2], torch.tensor([0, label]))
+        other = Split(some.images[:2], torch.tensor([0, label]))
         with pytest.raises(ValueError, match=f"split has label {label}, but the model knows the labels 0 to 9"):
             slim.evaluate(nano, other)
 

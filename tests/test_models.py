@@ -19,6 +19,7 @@ from ultralytics.utils import LOGGER
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons import models
+from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.files import DATA_DIR, WEIGHTS_DIR, write_atomically
 
 
@@ -185,8 +186,8 @@ def test_a_yolo_object_that_has_predicted_can_still_be_trained(fresh, data, tmp_
     yolo = YOLO(slim.save_model(fresh, tmp_path / "mine.pt"))
     yolo.predict(np.zeros((32, 32, 3), np.uint8), verbose=False, project=str(tmp_path / "runs"))
     loaded = slim.load_model(yolo)
-    images = slim.Split(data.val.images[:8, :, ::2, ::2], torch.arange(8) % 3)
-    trained = slim.fit(loaded, slim.ImageData(images, images, images, ("ant", "bee", "cat"), 32), 1, progress=False)
+    images = Split(data.val.images[:8, :, ::2, ::2], torch.arange(8) % 3)
+    trained = slim.fit(loaded, ImageData(images, images, images, ("ant", "bee", "cat"), 32), 1, progress=False)
     assert not trained.model[0].conv.weight.equal(fresh.model[0].conv.weight)
 
 

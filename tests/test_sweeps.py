@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.search import pareto_front
 from yolo_slim_lessons.search.sweeps import _compute
 
 GRID = {"bits": [2, 4, 8], "rate": [0.0, 0.5]}
@@ -40,13 +41,13 @@ def test_the_front_is_what_no_record_beats(numbers):
             and other != record
         ]
         expected += [] if better_ones else [record]
-    assert slim.pareto_front(records, minimize=("bytes", "ms")) == expected
+    assert pareto_front(records, minimize=("bytes", "ms")) == expected
 
 
 def test_the_front_of_two_numbers_is_a_staircase():
     random = np.random.default_rng(0)
     records = [{"top1": top1, "bytes": size} for top1, size in random.random((200, 2))]
-    front = sorted(slim.pareto_front(records), key=lambda record: record["bytes"])
+    front = sorted(pareto_front(records), key=lambda record: record["bytes"])
     assert 1 < len(front) < 30
     assert all(smaller["top1"] < larger["top1"] for smaller, larger in zip(front, front[1:], strict=False))
     assert front[-1]["top1"] == max(record["top1"] for record in records)
@@ -56,19 +57,19 @@ def test_the_front_of_two_numbers_is_a_staircase():
 def test_equal_records_stay_together():
     twins = [{"top1": 0.9, "bytes": 10, "name": name} for name in "ab"]
     worse = {"top1": 0.9, "bytes": 11, "name": "c"}
-    assert slim.pareto_front([*twins, worse]) == twins
-    assert slim.pareto_front([]) == []
+    assert pareto_front([*twins, worse]) == twins
+    assert pareto_front([]) == []
 
 
 def test_the_front_needs_numbers_to_compare():
     records = [{"top1": 0.5, "bytes": 1}, {"top1": float("nan"), "bytes": 1}]
     with pytest.raises(ValueError, match="record 1 has top1=nan"):
-        slim.pareto_front(records)
+        pareto_front(records)
     with pytest.raises(KeyError, match="record 0 has no 'ms'"):
-        slim.pareto_front(records, minimize=["ms"])
+        pareto_front(records, minimize=["ms"])
     for names in ({"maximize": (), "minimize": ()}, {"maximize": ["bytes"]}):
         with pytest.raises(ValueError, match="expected at least one entry, and each once"):
-            slim.pareto_front(records, **names)
+            pareto_front(records, **names)
 
 
 # what a sweep returns
