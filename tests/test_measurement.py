@@ -1,5 +1,6 @@
 """Measured numbers are those worked out by hand, published, or counted by somebody else's tool."""
 
+import math
 import time
 
 import numpy as np
@@ -349,3 +350,23 @@ def test_scorecard_without_a_split_says_nothing_of_accuracy(nano):
     assert card.scores is None
     assert "top-1" not in card._repr_html_()
     assert "latency" in str(card)
+
+
+def test_a_quantized_model_is_not_called_larger_than_its_floats(nano):
+    whole = slim.measure(nano, repeats=1)
+    assert whole.quantized_bytes is None
+    for bits in (3, 8):
+        quantized = slim.quantize_integer(nano, bits)
+        card = slim.measure(quantized, repeats=1)
+        assert card.checkpoint_bytes is None  # save_model refuses it
+        weights = sum(math.ceil(layer.weight.numel() * bits / 8) for _, layer in slim.weight_layers(quantized))
+        outputs = sum(layer.weight.shape[0] for _, layer in slim.weight_layers(quantized))
+        assert card.quantized_bytes == weights + 2 * 4 * outputs  # a scale and a bias for each output
+        assert weights < card.quantized_bytes < whole.checkpoint_bytes * (bits + 1) / 16
+        assert ("weights as integers", f"{card.quantized_bytes / 1e6:.3f} MB") in card.rows()
+        assert "checkpoint file at FP16" not in dict(card.rows())
+
+
+def test_a_model_with_rounded_activations_has_no_checkpoint(nano):
+    card = slim.measure(slim.quantize_float(nano, "fp16", activations="fp16"), repeats=1)
+    assert card.checkpoint_bytes is card.quantized_bytes is None

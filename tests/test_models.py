@@ -451,3 +451,27 @@ def test_save_refuses_other_endings_precisions_and_things(fresh, tmp_path):
     with pytest.raises(TypeError, match="model is a Linear: expected a classifier"):
         slim.save_model(nn.Linear(2, 2), tmp_path / "model.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "quantize",
+    [
+        lambda model, data: slim.quantize_integer(model, 4),
+        lambda model, data: slim.quantize_integer(model, 8, 8, calibration=data.train.take(8)),
+        lambda model, data: slim.quantize_float(model, "fp16", activations="fp16"),
+    ],
+    ids=["integers", "integers and activations", "rounded activations"],
+)
+def test_models_that_plain_ultralytics_could_not_open_are_refused(quantize, nano, data, tmp_path):
+    with pytest.raises(ValueError, match=r"model\.0\.conv.*dequantize\(model\).*save_packed and export_onnx"):
+        slim.save_model(quantize(nano, data), tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ways_out_of_that_refusal_lead_out(nano, tmp_path):
+    quantized = slim.quantize_integer(nano, 4)
+    images = torch.rand(2, 3, 64, 64)
+    plain = slim.load_model(slim.save_model(slim.dequantize(quantized), tmp_path / "plain.pt"))
+    packed = slim.load_packed(slim.save_packed(quantized, tmp_path / "model.slim"))
+    for loaded in (plain, packed):
+        torch.testing.assert_close(models.logits(loaded, images), models.logits(quantized, images))

@@ -9,7 +9,7 @@ os.environ["YOLO_OFFLINE"] = "true"
 os.environ["YOLO_AUTOINSTALL"] = "false"
 os.environ.setdefault("YOLO_VERBOSE", "false")
 
-# Where each public name lives: at most 45, for what a lesson or a pipeline calls; classes of results, formulas and parts
+# Where each public name lives: at most 45, which lessons and pipelines call; classes of results, formulas and parts
 # stay in their modules. A name is imported when it is first used, so that ``import yolo_slim_lessons`` is quick.
 _HOMES = {
     "compression": "compress",
