@@ -209,7 +209,7 @@ def weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear
 
 
 def layers_of_this_package(model: nn.Module) -> list[str]:
-    """Names of the layers whose class or hook is this package's, such as quantized ones: Ultralytics has none of them."""
+    """Names of the layers whose class or hook is defined in this package, such as quantized layers."""
     package = __name__.partition(".")[0]
     return [
         name

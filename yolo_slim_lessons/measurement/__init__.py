@@ -60,7 +60,7 @@ class Scorecard:
         checkpoint_bytes: of the file that ``save_model`` writes at FP16; ``None`` for quantized models that it refuses.
         latency_ms: batch 1, with ``.median`` and ``.p95``.
         image_size: pixels a side that MACs and latency hold for.
-        quantized_bytes: of quantized layers' integers at their width and all else at FP32; ``None`` without such layers.
+        quantized_bytes: of quantized layers' integers at their width, all else at FP32; ``None`` for float models.
     """
 
     scores: Scores | None
