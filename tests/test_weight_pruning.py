@@ -256,6 +256,26 @@ def test_gradual_pruning_alternates_with_fine_tuning_that_keeps_zeros(nano, data
         slim.prune_gradually(nano, small, {"model.7.conv": 0.5}, 2)
 
 
+def test_gradual_pruning_goes_on_where_it_was_stopped(nano, data, tmp_path):
+    small, epochs = data.take(64, 20), []
+    options = {"batch_size": 32, "progress": False, "checkpoint": tmp_path / "state.pt"}
+
+    def stop_in_the_second_step(*report):
+        epochs.append(report)
+        if len(epochs) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        slim.prune_gradually(nano, small, 0.8, 2, epochs=2, on_epoch=stop_in_the_second_step, **options)
+    result = slim.prune_gradually(
+        nano, small, 0.8, 2, epochs=2, on_epoch=lambda *report: epochs.append(report), **options
+    )
+    assert len(epochs) == 2 * 2
+    without = slim.prune_gradually(nano, small, 0.8, 2, epochs=2, **options | {"checkpoint": None, "on_epoch": None})
+    for name, weight in weights_of(without).items():
+        assert torch.equal(weights_of(result)[name], weight)
+
+
 def bits_of(numbers, bits):
     return (numbers[:, None] >> np.arange(bits)) & 1
 
