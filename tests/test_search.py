@@ -14,7 +14,7 @@ from torch import nn
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.compression import budgets
 from yolo_slim_lessons.compression.budgets import Survey, plan_recipe, survey_layers
-from yolo_slim_lessons.compression.narrowing import narrowing
+from yolo_slim_lessons.compression.channel_scan import narrower_models
 from yolo_slim_lessons.data import as_floats
 from yolo_slim_lessons.models import copy_model, logits
 from yolo_slim_lessons.quantization.few_bits import round_biases
@@ -89,8 +89,8 @@ def test_survey_is_the_divergence_with_one_layer_narrowed(nano, few, survey):
     assert survey.bits.layers == tuple(name for name, _ in slim.weight_layers(nano))
 
 
-def test_models_of_the_line_get_smaller_and_never_cheaper(nano, survey):
-    line = narrowing(nano, survey.channels, "parameters")
+def test_models_of_the_sequence_get_smaller_and_never_cheaper(nano, survey):
+    line = narrower_models(nano, survey.channels, "parameters")
     assert line[0].loss == 0
     assert survey.channels.rates(line[0].counts) == {}
     for before, after in pairwise(line):

@@ -19,7 +19,7 @@ from pathlib import Path
 import mistune
 import yaml
 
-from yolo_slim_lessons.compression import Compression
+from yolo_slim_lessons.compression.results import Compression
 from yolo_slim_lessons.files import write_atomically
 from yolo_slim_lessons.measurement import Scorecard
 
