@@ -134,7 +134,7 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
     Example:
         >>> import yolo_slim_lessons as slim
         >>> nano, data = slim.load_model("nano"), slim.load_images("fashion-mnist")
-        >>> survey = survey_layers(nano, data.val, images=20, progress=False)
+        >>> survey = survey_layers(nano, data.val, images=10, bits=(2, 8), progress=False)
         >>> recipe = plan_recipe(nano, survey, Budget(target_bytes=100_000))
         >>> [name for stage in recipe["stages"] for name in stage]
         ['prune_channels', 'distill', 'train_quantized', 'round_biases']

@@ -60,7 +60,9 @@ def sensitivity(
         ValueError: no layer or no rate, or whatever ``change`` objects to.
 
     Example:
-        >>> scan = sensitivity(model, data.val.take(256), prune_weights, ["model.0.conv"], [0.5, 0.9])
+        >>> import yolo_slim_lessons as slim
+        >>> few, layers = data.val.take(64), ["model.0.conv"]
+        >>> scan = sensitivity(model, few, slim.prune_weights, layers, [0.5, 0.9], progress=False)
         >>> scan.top1.shape
         (1, 2)
     """
