@@ -91,18 +91,18 @@ def test_survey_is_the_divergence_with_one_layer_narrowed(nano, few, survey):
 
 def test_models_of_the_sequence_get_smaller_and_never_cheaper(nano, survey):
     line = narrower_models(nano, survey.channels, "parameters")
-    assert line[0].loss == 0
-    assert survey.channels.rates(line[0].counts) == {}
+    assert survey.channels.loss(line[0]) == 0
+    assert survey.channels.rates(line[0]) == {}
     for before, after in pairwise(line):
-        assert (after.counts <= before.counts).all()
-        assert 8 <= (before.counts - after.counts).sum() <= 16  # a block of 8, or one of each tied half
-        assert after.loss >= before.loss
-    smallest = slim.prune_channels(nano, survey.channels.rates(line[-1].counts))
+        assert (after <= before).all()
+        assert 8 <= (before - after).sum() <= 16  # a block of 8, or one of each tied half
+        assert survey.channels.loss(after) >= survey.channels.loss(before)
+    smallest = slim.prune_channels(nano, survey.channels.rates(line[-1]))
     widths = {layer.weight.shape[0] for name, layer in slim.weight_layers(smallest)}
     assert widths == {8, 16, 10}  # the halves of a split make 16, and there are ten classes
-    middle = slim.prune_channels(nano, survey.channels.rates(line[60].counts))
+    middle = slim.prune_channels(nano, survey.channels.rates(line[60]))
     groups = slim.channel_groups(middle)
-    assert [group.size for group in groups] == line[60].counts.tolist()
+    assert [group.size for group in groups] == line[60].tolist()
 
 
 # budgets: plans

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.compression.channel_scan import ChannelScan, Narrowed, narrower_models, scan_channels
+from yolo_slim_lessons.compression.channel_scan import ChannelScan, narrower_models, scan_channels
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.deployment.speed import onnx_runner
 from yolo_slim_lessons.measurement import time_model
@@ -53,6 +53,9 @@ class Budget:
         max_drop: top-1 that may be lost on ``val``, 0…1: 0.01 is one point.
         epochs: how often training may look at each image, in all stages together; 0 for no training at all. With
             ``max_drop`` but no ``target_bytes``, ``compress`` spends them up to three times.
+
+    Example:
+        >>> budget = Budget(target_bytes=50_000, max_drop=0.01)
     """
 
     target_bytes: int | None = None
@@ -70,7 +73,7 @@ class Budget:
             ("epochs", lambda value: isinstance(value, int) and value >= 0, "a number of epochs, 0 or more"),
         ):
             value = getattr(self, name)
-            if name != "epochs" and value is None:
+            if value is None and name != "epochs":
                 continue
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name}={value!r}: expected {expected}")
@@ -171,15 +174,14 @@ def _fast_enough(model: ClassificationModel, scan: ChannelScan, target: float) -
     models = narrower_models(model, scan, "MACs")
 
     def latency(number: int) -> float:
-        rates = scan.rates(models[number].counts)
-        narrow = prune_channels(model, rates) if rates else model
+        narrow = _narrowed(model, scan.rates(models[number]))
         return time_model(onnx_runner(narrow), image_size=image_size_of(model)).median
 
     last = len(models) - 1
     if (least := latency(last)) > target:
         raise ValueError(f"target_latency={target!r}: the narrowest model takes {least:.3g} ms, expected at least that")
     number = bisect_left(range(last), True, key=lambda number: latency(number) <= LATENCY_MARGIN * target)
-    return models[number].counts
+    return models[number]
 
 
 def _small_enough(
@@ -187,12 +189,11 @@ def _small_enough(
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Rates and bits with the least sum of losses whose model, untrained, packs into ``target`` bytes."""
     enough, most = (share * target for share in SIZES)
-    bit_scan, candidates = survey.bits, []
-    for narrowed in _may_fit(model, survey, narrower_models(model, survey.channels, "parameters", start), most):
-        rates = survey.channels.rates(narrowed.counts)
-        narrow = prune_channels(model, rates) if rates else model
-        sizes = integer_bytes(narrow, bit_scan.layers, bit_scan.bits)
-        candidates.append((narrowed.loss, rates, BitSensitivity(bit_scan.layers, bit_scan.bits, bit_scan.loss, sizes)))
+    candidates = []
+    for counts in _may_fit(model, survey, narrower_models(model, survey.channels, "parameters", start), most):
+        rates = survey.channels.rates(counts)
+        sizes = integer_bytes(_narrowed(model, rates), survey.bits.layers, survey.bits.bits)
+        candidates.append((survey.channels.loss(counts), rates, replace(survey.bits, bytes=sizes)))
     # The file needs less than the plain integers, thanks to entropy coding, and more for scales and biases. So their
     # budget is corrected by what the file of the last plan takes.
     allowed, best, best_size, planned = float(most), None, 0, None
@@ -213,7 +214,7 @@ def _small_enough(
     return best
 
 
-def _may_fit(model: ClassificationModel, survey: Survey, models: list[Narrowed], most: float) -> list[Narrowed]:
+def _may_fit(model: ClassificationModel, survey: Survey, models: list, most: float) -> list[np.ndarray]:
     """Those of ``models`` to plan bits for, in steps of ``STEP`` and always the last.
 
     The others are too large even at the fewest bits, or smaller than one that fits at the most bits with room to spare.
@@ -221,12 +222,12 @@ def _may_fit(model: ClassificationModel, survey: Survey, models: list[Narrowed],
     price = layer_prices(model, survey.channels.groups, "parameters")
     fewest, most_bits = min(survey.bits.bits), max(survey.bits.bits)
     kept, next_step = [], math.inf
-    for narrowed in models:
-        parameters = price(narrowed.counts)
+    for counts in models:
+        parameters = price(counts)
         too_large = parameters * fewest / 8 > MOST_CODED * most
-        if (too_large or parameters > next_step) and narrowed is not models[-1]:
+        if (too_large or parameters > next_step) and counts is not models[-1]:
             continue
-        kept.append(narrowed)
+        kept.append(counts)
         next_step = STEP * parameters
         if parameters * most_bits / 8 < most / 2:
             break
@@ -247,8 +248,11 @@ def _cheapest(candidates: list, allowed: float) -> tuple[dict[str, float], dict[
 
 
 def _packed(model: ClassificationModel, rates: Mapping[str, float], bits: Mapping[str, int]) -> int:
-    narrow = prune_channels(model, rates) if rates else model
-    return packed_sizes(round_biases(quantize_integer(narrow, bits))).file
+    return packed_sizes(round_biases(quantize_integer(_narrowed(model, rates), bits))).file
+
+
+def _narrowed(model: ClassificationModel, rates: Mapping[str, float]) -> ClassificationModel:
+    return prune_channels(model, rates) if rates else model
 
 
 def _stages(rates: dict[str, float], bits: dict[str, int] | None, epochs: int) -> list[dict]:

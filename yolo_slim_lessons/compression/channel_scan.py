@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.data import Split, as_floats
+from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.models import copy_model, logits
 from yolo_slim_lessons.pruning.channels import ChannelGroup, channel_groups, prune_channels
 from yolo_slim_lessons.pruning.channels.budget import full_counts, layer_prices, rated_counts, smallest_counts
@@ -44,7 +44,11 @@ class ChannelScan:
     counts: list[np.ndarray]
     losses: list[np.ndarray]
 
-    def loss(self, row: int, count: float) -> float:
+    def loss(self, counts: np.ndarray) -> float:
+        """The sum of what all families lose with ``counts``, one for each group."""
+        return sum(self.family_loss(row, counts[members[0]]) for row, members in enumerate(self.families))
+
+    def family_loss(self, row: int, count: float) -> float:
         """Of family ``row`` with ``count`` channels, interpolated between those that were measured."""
         return float(np.interp(-count, -self.counts[row], self.losses[row]))
 
@@ -57,14 +61,6 @@ class ChannelScan:
             for first in firsts
             if counts[first] < full[first]
         }
-
-
-@dataclass(frozen=True)
-class Narrowed:
-    """One model of the sequence: channels that each group keeps, and the sum of the losses of its families."""
-
-    counts: np.ndarray
-    loss: float
 
 
 def scan_channels(model: ClassificationModel, split: Split, progress: bool = True) -> ChannelScan:
@@ -102,7 +98,7 @@ def scan_channels(model: ClassificationModel, split: Split, progress: bool = Tru
 
 def narrower_models(
     model: ClassificationModel, scan: ChannelScan, unit: str, start: np.ndarray | None = None
-) -> list[Narrowed]:
+) -> list[np.ndarray]:
     """Models from ``start`` to the narrowest: each step takes the block of channels that costs least for its savings.
 
     Args:
@@ -110,11 +106,14 @@ def narrower_models(
         scan: ``scan_channels(model, …)``.
         unit: what is saved, ``"MACs"`` or ``"parameters"``.
         start: channels that each group keeps in the first model; ``None`` for all.
+
+    Returns:
+        For each model the channels that each group keeps.
     """
     price: Callable = layer_prices(model, scan.groups, unit)
     smallest = smallest_counts(scan.groups, ROUND_TO)
     counts = full_counts(scan.groups) if start is None else start
-    models = [Narrowed(counts, _total_loss(scan, counts))]
+    models = [counts]
     while True:
         candidates, losses = [], []
         for row, members in enumerate(scan.families):
@@ -124,16 +123,12 @@ def narrower_models(
                 narrower = counts.copy()
                 narrower[members] = after
                 candidates.append(narrower)
-                losses.append(scan.loss(row, after) - scan.loss(row, before))
+                losses.append(scan.family_loss(row, after) - scan.family_loss(row, before))
         if not candidates:
             return models
         savings = price(counts) - price(np.array(candidates))
         counts = candidates[int(np.argmin(np.array(losses) / savings))]
-        models.append(Narrowed(counts, _total_loss(scan, counts)))
-
-
-def _total_loss(scan: ChannelScan, counts: np.ndarray) -> float:
-    return sum(scan.loss(row, counts[members[0]]) for row, members in enumerate(scan.families))
+        models.append(counts)
 
 
 @torch.no_grad()
@@ -143,5 +138,5 @@ def _log_answers(model: ClassificationModel, split: Split) -> torch.Tensor:
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.train()
-    parts = split.images.tensor_split(math.ceil(len(split) / BATCH))  # alike, as a single image has no statistics
-    return torch.cat([logits(model, as_floats(part)).log_softmax(1) for part in parts])
+    batches = split.batches(math.ceil(len(split) / math.ceil(len(split) / BATCH)))  # alike: one image has no statistics
+    return torch.cat([logits(model, images).log_softmax(1) for images, _ in batches])
