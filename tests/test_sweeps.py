@@ -194,10 +194,11 @@ def test_functions_with_other_texts_or_fixed_arguments_share_a_folder_and_nothin
     def other(bits, rate, seed):
         return {"levels": 1}
 
-    functions = [power, functools.partial(power, base=3), other, lambda bits, rate, seed: {"levels": 0}]
+    lambdas = [lambda bits, rate, seed: {"levels": 0}, lambda bits, rate, seed: {"levels": -1}]
+    functions = [power, functools.partial(power, base=3), other, *lambdas]
     for _ in range(2):  # the second time, each finds its own
         levels = [slim.sweep(function, GRID, tmp_path, progress=False)[0]["levels"] for function in functions]
-        assert levels == [4, 9, 1, 0]
+        assert levels == [4, 9, 1, 0, -1]
 
 
 class Count:

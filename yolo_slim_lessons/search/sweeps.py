@@ -161,4 +161,7 @@ def _identity(function: Callable) -> str:
         known += [function.args, function.keywords]
         function = function.func
     method = function if hasattr(function, "__code__") else function.__call__
+    if getattr(method, "__name__", None) == "<lambda>":  # several on one line have the same text
+        code = method.__code__
+        known += [code.co_code, code.co_names, [value for value in code.co_consts if not hasattr(value, "co_code")]]
     return joblib.hash([*known, getattr(method, "__self__", None), get_func_code(method)[0]])
