@@ -1,4 +1,4 @@
-"""Load, save, copy and walk YOLOv8-cls models.
+"""Load, save and copy YOLO classifiers, and what a checkpoint says of its model.
 
 The models are Ultralytics' own ``ClassificationModel``, unmodified: whatever this package makes of them, a file saved
 here opens with plain ``YOLO(path)``. Used from lesson 00 on. Leaves out: training (``training.py``) and other
@@ -41,6 +41,10 @@ def new_model(architecture: str, class_names: tuple[str, ...], image_size: int =
     Raises:
         ValueError: ``architecture`` describes no classifier, or there is no class name.
         FileNotFoundError: Ultralytics knows no such architecture.
+
+    Example:
+        >>> new_model("yolov8n-cls.yaml", ("ant", "bee")).names
+        {0: 'ant', 1: 'bee'}
     """
     if len(class_names) == 0:
         raise ValueError(f"class_names={class_names!r}: expected one name per label, at least one")
@@ -116,6 +120,10 @@ def save_model(model: ClassificationModel, path: str | Path, precision: str = "f
         ValueError: another ``precision`` or ending, or a model that a plain ``YOLO`` could not open, as it computes
             with layers of this package: one with quantized layers, or with rounded activations.
         TypeError: ``model`` is not a classifier.
+
+    Example:
+        >>> save_model(load_model("nano"), "mine.pt", precision="fp16").stat().st_size < 3_000_000
+        True
     """
     check_classifier(model)
     if ours := layers_of_this_package(model):
@@ -202,7 +210,13 @@ def logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
-    """Every layer that multiplies by weights, as (name, layer): convolutions and linear layers, in order."""
+    """Every layer that multiplies by weights, as (name, layer): convolutions and linear layers, in order.
+
+    Example:
+        >>> name, layer = next(weight_layers(load_model("nano")))
+        >>> name, tuple(layer.weight.shape)
+        ('model.0.conv', (16, 3, 3, 3))
+    """
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             yield name, layer

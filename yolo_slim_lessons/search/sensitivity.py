@@ -1,4 +1,4 @@
-"""Which layers can bear it: the accuracy of a model as a function of what is done to which layer.
+"""Sensitivity of layers: the accuracy of a model as a function of which layer is changed, and how much.
 
 Used in lesson 03 for weights and in lesson 04 for channels. Leaves out: interactions. Each layer is changed alone,
 so losses of several layers together are not the sum of what is measured here.
