@@ -230,6 +230,16 @@ def test_stages_before_a_change_are_not_made_again(nano, few, validations, unwei
     assert validations.count == 4
 
 
+def test_zeros_of_a_stage_that_is_found_again_are_kept_by_the_next_training(nano, few, unweighed, tmp_path):
+    stages = [{"prune_weights": {"prune_rate": 0.5}}, {"fit": TRAINED}]
+    compress(nano, few, {"stages": stages[:1]}, folder=tmp_path, progress=False)
+    resumed, at_once = (
+        compress(nano, few, {"stages": stages}, folder=folder, progress=False) for folder in (tmp_path, None)
+    )
+    assert same(resumed.model, at_once.model)
+    assert (resumed.model.model[7].conv.weight == 0).float().mean() >= 0.5
+
+
 def test_colours_of_the_images_count(nano, few, unweighed, tmp_path):
     coloured = few.train.images.clone()
     recipe = {"stages": [{"reestimate_batchnorm": {}}]}

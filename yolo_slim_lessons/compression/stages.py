@@ -5,6 +5,7 @@ Leaves out: their order and their scorecards (``compress``).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -98,18 +99,28 @@ class RecipeRun:
     def stage(self, model: ClassificationModel, name: str, settings: dict) -> tuple[ClassificationModel, float]:
         """What the stage makes of ``model``, and the seconds that it took; from the folder, if it is there."""
         self.history.append([name, settings])
-        finished, note = self._file(f"{name}.slim"), self._file(f"{name}.json")
+        finished = self._file(f"{name}.slim")
         if finished and finished.exists():
-            return load_packed(finished), json.loads(note.read_text(encoding="utf-8"))["seconds"]
+            note = json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
+            found = load_packed(finished)
+            if note.get("pruned_layers"):
+                found.pruned_layers = note["pruned_layers"]
+            return found, note["seconds"]
         started = time.monotonic()
         made = self._made(model, name, dict(settings))
         seconds = time.monotonic() - started
-        if finished and packed_bytes(made) is not None:  # else the state of its training stays, and serves as well
-            text = json.dumps({"stage": name, "settings": settings, "seconds": seconds})
-            write_atomically(note, lambda file: file.write_text(text, encoding="utf-8"))
+        if finished:
+            self._keep(made, finished, {"stage": name, "settings": settings, "seconds": seconds})
+        return made, seconds
+
+    def _keep(self, made: ClassificationModel, finished: Path, note: dict) -> None:
+        """Write what a stage made; if it cannot be packed, the state of its training stays instead."""
+        # Whose zeros the next training keeps: a .slim file does not say.
+        text = json.dumps(note | {"pruned_layers": getattr(made, "pruned_layers", None)})
+        write_atomically(finished.with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
+        with contextlib.suppress(ValueError):
             save_packed(made, finished)
             self.checkpoint.unlink(missing_ok=True)
-        return made, seconds
 
     def _made(self, model: ClassificationModel, name: str, settings: dict) -> ClassificationModel:
         function, shared = STAGES[name]
