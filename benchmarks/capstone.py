@@ -20,6 +20,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.teaching import capstone
 
 RESULTS = Path(__file__).parent / "results" / "capstone.json"
@@ -78,7 +79,7 @@ def one_split(settings: Settings, seed: int) -> dict:
     return found | sizes | {"looks": data.test.looks, "minutes": round(minutes, 1)}
 
 
-def _scores(model, task: capstone.Task, data: slim.ImageData) -> dict:
+def _scores(model, task: capstone.Task, data: ImageData) -> dict:
     """On test, at the threshold with the highest F1 on val; the average precision knows no threshold."""
     threshold = capstone.best_threshold(_ask(model, data.val, task), task.is_defect(data.val))
     answers, truth = _ask(model, data.test, task), task.is_defect(data.test)
@@ -87,7 +88,7 @@ def _scores(model, task: capstone.Task, data: slim.ImageData) -> dict:
     return scores | {"average_precision": float(average_precision_score(truth, answers)), "threshold": threshold}
 
 
-def _ask(model, split: slim.Split, task: capstone.Task):
+def _ask(model, split: Split, task: capstone.Task):
     return slim.predict(model, split, progress=False)[:, task.defect]
 
 

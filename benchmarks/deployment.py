@@ -30,7 +30,7 @@ from onnxruntime.quantization import CalibrationMethod
 from quantization import CALIBRATION_IMAGES, onnxruntime_static
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.data import as_floats
+from yolo_slim_lessons.data import Split, as_floats
 
 THREADS = 2
 IMAGE_SIZE = 64
@@ -79,7 +79,7 @@ def in_ncnn(file: Path, batch_size: int) -> Runner:
     return run
 
 
-def top1(run: Runner, split: slim.Split, batch_size: int) -> float:
+def top1(run: Runner, split: Split, batch_size: int) -> float:
     """Share of right answers; the last batch is filled up with copies of its last image, for runners of one size."""
     right = 0
     for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
@@ -89,7 +89,7 @@ def top1(run: Runner, split: slim.Split, batch_size: int) -> float:
     return right / len(split)
 
 
-def measure(load: Callable[[Path, int], Runner], file: Path, base: Path, test: slim.Split) -> dict:
+def measure(load: Callable[[Path, int], Runner], file: Path, base: Path, test: Split) -> dict:
     """Top-1 on ``test``, bytes, and for each batch size milliseconds and how many times as fast as ``base``."""
     row = {"top1": top1(load(file, max(REPEATS)), test, max(REPEATS))}
     row["bytes"] = (file.with_suffix(".ncnn.bin") if load is in_ncnn else file).stat().st_size

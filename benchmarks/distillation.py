@@ -26,6 +26,8 @@ from _results import Results, machine
 from scipy import stats
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.data import ImageData
+from yolo_slim_lessons.distillation import TeacherCache, cache_teacher, hide_labels
 
 RESULTS = Path(__file__).parent / "results" / "distillation.json"
 PROGRESS_IMAGES = 500  # of val, for the progress bar; nothing is chosen by them
@@ -64,7 +66,7 @@ def run(settings: Settings, file: Path = RESULTS) -> list[dict]:
     few = data.take(settings.few_labelled + settings.unlabelled)
     experiments = {
         f"{settings.labelled:,} labels": (data.take(settings.labelled), settings.epochs),
-        f"{settings.few_labelled:,} labels": (slim.hide_labels(few, settings.few_labelled), settings.few_epochs),
+        f"{settings.few_labelled:,} labels": (hide_labels(few, settings.few_labelled), settings.few_epochs),
     }
     runs = []
     for experiment, (part, epochs) in experiments.items():
@@ -82,13 +84,13 @@ def run(settings: Settings, file: Path = RESULTS) -> list[dict]:
 class Trainings:
     """The trainings of one experiment. The teacher is asked once for all of them, when the first one needs it."""
 
-    def __init__(self, data: slim.ImageData, epochs: int, settings: Settings):
+    def __init__(self, data: ImageData, epochs: int, settings: Settings):
         self.data, self.epochs, self.settings = data, epochs, settings
         self.teacher = slim.load_model("teacher")
 
     @cached_property
-    def cache(self) -> slim.TeacherCache:
-        return slim.cache_teacher(self.teacher, self.data.train, self.settings.versions)
+    def cache(self) -> TeacherCache:
+        return cache_teacher(self.teacher, self.data.train, self.settings.versions)
 
     def train(self, arm: str, seed: int) -> dict:
         """Top-1 on test after one training, and its minutes, with those of asking the teacher if that was due."""
@@ -107,7 +109,7 @@ class Trainings:
         return {"top1": slim.evaluate(trained, data.test, progress=False).top1, "minutes": minutes}
 
 
-def new_student(data: slim.ImageData, settings: Settings, seed: int):
+def new_student(data: ImageData, settings: Settings, seed: int):
     """nano's architecture, narrower in every layer alike, with random weights."""
     nano = slim.new_model("yolov8n-cls.yaml", data.class_names, settings.image_size, seed)
     return slim.prune_channels(nano, target_macs=settings.target_macs)

@@ -37,8 +37,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.data import as_floats
+from yolo_slim_lessons.data import ImageData, as_floats
 from yolo_slim_lessons.models import logits
+from yolo_slim_lessons.quantization import signal_to_noise
 
 CALIBRATION_IMAGES = 512
 BATCH = 256
@@ -93,7 +94,7 @@ def scores_in_pytorch(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 class Bench:
     """Top-1 of whatever answers with logits, beside that of nano."""
 
-    def __init__(self, data: slim.ImageData, nano: nn.Module):
+    def __init__(self, data: ImageData, nano: nn.Module):
         self.data = data
         self.nano_on_val = scores_in_pytorch(nano, data.val.images)
 
@@ -104,7 +105,7 @@ class Bench:
             "test": (scores(self.data.test.images).argmax(1) == self.data.test.labels).double().mean().item(),
             "val": (val.argmax(1) == self.data.val.labels).double().mean().item(),
             "agreement": (val.argmax(1) == self.nano_on_val.argmax(1)).double().mean().item(),
-            "snr": slim.signal_to_noise(self.nano_on_val, val),
+            "snr": signal_to_noise(self.nano_on_val, val),
         }
 
 

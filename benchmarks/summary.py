@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.files import write_atomically
+from yolo_slim_lessons.search import pareto_front
 from yolo_slim_lessons.teaching import plots
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +79,7 @@ def draw(panels: dict[str, list[dict]]) -> bytes:
     """Top-1 against each cost; a line joins what nothing else beats."""
     figure, all_axes = plots.new_figure(1, len(panels), size=(11, 4.2))
     for axes, (label, records) in zip(all_axes, panels.items(), strict=True):
-        front = slim.pareto_front(records, maximize=["top1"], minimize=["cost"])
+        front = pareto_front(records, maximize=["top1"], minimize=["cost"])
         front.sort(key=lambda record: record["cost"])
         axes.plot(*([record[key] for record in front] for key in ("cost", "top1")), color=plots.GREEN, linewidth=1)
         for record in records:

@@ -11,9 +11,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-import yolo_slim_lessons as slim
 from yolo_slim_lessons.quantization import IntegerGrid
-from yolo_slim_lessons.quantization.calibration import FRACTIONS, image_batches, kl_divergence
+from yolo_slim_lessons.quantization.calibration import (
+    FRACTIONS,
+    Histogram,
+    choose_grid,
+    image_batches,
+    kl_divergence,
+    observe_inputs,
+)
 
 
 def grids(bits=8, **options):
@@ -33,7 +39,7 @@ def error(grid, values):
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_minmax_covers_everything_and_hardly_more(numbers, symmetric):
-    grid = slim.choose_grid(numbers, grids(symmetric=symmetric), "minmax")
+    grid = choose_grid(numbers, grids(symmetric=symmetric), "minmax")
     low, high = numbers.min(), numbers.max()
     if symmetric:
         high, low = max(high, -low), -max(high, -low)
@@ -45,9 +51,9 @@ def test_minmax_covers_everything_and_hardly_more(numbers, symmetric):
 
 def test_minmax_per_row_is_that_of_each_row(numbers):
     rows = numbers.view(3, 1000) * torch.tensor([[1.0], [10.0], [0.1]])
-    together = slim.choose_grid(rows, grids(), "minmax")
+    together = choose_grid(rows, grids(), "minmax")
     for index, row in enumerate(rows):
-        alone = slim.choose_grid(row, grids(), "minmax")
+        alone = choose_grid(row, grids(), "minmax")
         assert together.scale[index] == alone.scale
         assert together.zero_point[index] == alone.zero_point
 
@@ -60,18 +66,18 @@ def test_percentile_is_numpys(numbers, percentile):
         found.extend([low, high])
         return grids()(low, high)
 
-    slim.choose_grid(numbers, make_grid, "percentile", percentile=percentile)
+    choose_grid(numbers, make_grid, "percentile", percentile=percentile)
     expected = np.percentile(numbers.numpy(), [100 - percentile, percentile], method="inverted_cdf")
     np.testing.assert_array_equal(np.array(found), expected)
     # the same from a histogram, as far as that resolves
-    slim.choose_grid(slim.Histogram.of(numbers), make_grid, "percentile", percentile=percentile)
+    choose_grid(Histogram.of(numbers), make_grid, "percentile", percentile=percentile)
     distance = float(numbers.max() - numbers.min()) / 4095
     np.testing.assert_allclose(found[2:], expected, atol=0.51 * distance)
 
 
 def test_percentile_by_hand():
     ends = []
-    slim.choose_grid(torch.arange(1.0, 1001), lambda *found: ends.extend(found), "percentile", percentile=99)
+    choose_grid(torch.arange(1.0, 1001), lambda *found: ends.extend(found), "percentile", percentile=99)
     assert ends == [10, 990]  # 1 % do not exceed 10, 99 % do not exceed 990
 
 
@@ -80,7 +86,7 @@ def test_squared_error_of_a_symmetric_grid_is_the_least_of_all_candidates(number
     make_grid = grids(bits, symmetric=True)
     largest = numbers.abs().max()
     candidates = [make_grid(-largest * fraction, largest * fraction) for fraction in FRACTIONS]
-    chosen = slim.choose_grid(numbers, make_grid, "mse")
+    chosen = choose_grid(numbers, make_grid, "mse")
     assert error(chosen, numbers) == min(error(grid, numbers) for grid in candidates)
 
 
@@ -89,18 +95,18 @@ def test_squared_error_of_an_affine_grid_is_close_to_the_least_of_all_pairs(numb
     make_grid, low, high = grids(bits), numbers.min(), numbers.max()
     pairs = itertools.product(FRACTIONS, FRACTIONS)
     least = min(float(error(make_grid(low * a, high * b), numbers)) for a, b in pairs)
-    assert error(slim.choose_grid(numbers, make_grid, "mse"), numbers) <= 1.05 * least
+    assert error(choose_grid(numbers, make_grid, "mse"), numbers) <= 1.05 * least
     # the histogram's points stand for numbers up to half a bin away
-    from_histogram = slim.choose_grid(slim.Histogram.of(numbers), make_grid, "mse")
+    from_histogram = choose_grid(Histogram.of(numbers), make_grid, "mse")
     assert error(from_histogram, numbers) <= 1.1 * least
 
 
 def test_squared_error_per_row_is_that_of_each_row(numbers):
     rows = numbers.view(3, 1000) * torch.tensor([[1.0], [10.0], [0.1]])
     for options in ({"symmetric": True}, {}):
-        together = slim.choose_grid(rows, grids(4, **options), "mse")
+        together = choose_grid(rows, grids(4, **options), "mse")
         for index, row in enumerate(rows):
-            assert together.scale[index] == slim.choose_grid(row, grids(4, **options), "mse").scale
+            assert together.scale[index] == choose_grid(row, grids(4, **options), "mse").scale
 
 
 def divergence_in_loops(counts, stop, levels):
@@ -141,12 +147,12 @@ def test_divergence_by_hand():
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_divergence_cuts_off_a_far_outlier_and_takes_the_least(numbers, symmetric):
     values = torch.cat([numbers.abs().clamp(max=2), torch.tensor([20.0])])
-    grid = slim.choose_grid(values, grids(4, symmetric=symmetric), "kl")
+    grid = choose_grid(values, grids(4, symmetric=symmetric), "kl")
     assert 0.3 < grid.range[1] < 6
     # Brute force over every possible cut of the same histogram finds nothing notably better.
-    counts, levels = slim.Histogram.of(values).counts.numpy(), 8 if symmetric else 16
+    counts, levels = Histogram.of(values).counts.numpy(), 8 if symmetric else 16
     if symmetric:  # all numbers are positive here, so magnitudes differ by where the first bin starts
-        places = np.round(slim.Histogram.of(values).points.numpy() / 20 * 4095).astype(int)
+        places = np.round(Histogram.of(values).points.numpy() / 20 * 4095).astype(int)
         counts = np.bincount(places, counts, 4096)
     divergences = [kl_divergence(counts, stop, levels) for stop in range(levels, 4097)]
     kept = round(float(grid.range[1]) / 20 * 4096)
@@ -157,12 +163,12 @@ def test_every_method_bears_constants_and_one_sided_numbers():
     for ranges in ("minmax", "percentile", "mse", "kl"):
         for values in (torch.zeros(100), torch.full((100,), 3.0), torch.full((100,), -3.0)):
             for symmetric in (False, True):
-                grid = slim.choose_grid(values, grids(8, symmetric=symmetric), ranges)
+                grid = choose_grid(values, grids(8, symmetric=symmetric), ranges)
                 torch.testing.assert_close(grid.snap(values), values, atol=0.02, rtol=0)
 
 
 def test_histogram_counts_like_numpy(numbers):
-    histogram = slim.Histogram.of(numbers, bins=64)
+    histogram = Histogram.of(numbers, bins=64)
     half = float(numbers.max() - numbers.min()) / 63 / 2
     expected, _ = np.histogram(numbers.numpy(), 64, (float(numbers.min()) - half, float(numbers.max()) + half))
     assert abs(histogram.counts.numpy() - expected).sum() <= 2  # a number on the border of two bins
@@ -177,14 +183,14 @@ def test_observed_inputs_are_those_of_the_layers(data):
     images = data.train.take(300)
     with torch.inference_mode():
         expected = model[1](model[0](torch.cat(list(image_batches(images)))))
-    assert slim.observe_inputs(model, ["0"], images, histograms=False) == {"0": (0.0, 1.0)}
-    histogram = slim.observe_inputs(model, ["2"], images)["2"]
+    assert observe_inputs(model, ["0"], images, histograms=False) == {"0": (0.0, 1.0)}
+    histogram = observe_inputs(model, ["2"], images)["2"]
     assert histogram.counts.sum() == expected.numel()
     assert histogram.points[0].item() == pytest.approx(expected.min().item(), abs=1e-6)
     mean = (histogram.points * histogram.counts).sum() / histogram.counts.sum()
     assert mean.item() == pytest.approx(expected.mean().item(), abs=1e-4)
     # uint8 and float images are the same images, and no hook is left behind
-    floats = slim.observe_inputs(model, ["2"], images.images.float() / 255)["2"]
+    floats = observe_inputs(model, ["2"], images.images.float() / 255)["2"]
     assert torch.equal(floats.counts, histogram.counts)
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -203,4 +209,4 @@ def test_observed_inputs_are_those_of_the_layers(data):
 )
 def test_wrong_arguments_are_named(arguments, words):
     with pytest.raises(ValueError, match=words):
-        slim.choose_grid(**({"values": torch.ones(5), "make_grid": grids()} | arguments))
+        choose_grid(**({"values": torch.ones(5), "make_grid": grids()} | arguments))

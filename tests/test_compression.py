@@ -1,5 +1,6 @@
 """compress() against its stages done by hand, stopped in the middle, and held to its budget."""
 
+import inspect
 import math
 from dataclasses import replace
 from types import SimpleNamespace
@@ -20,6 +21,9 @@ from yolo_slim_lessons.compression import (
     recipes,
     within_budget,
 )
+from yolo_slim_lessons.compression.budgets import survey_layers
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.quantization.few_bits import round_biases
 
 TRAINED = {"epochs": 2, "batch_size": 32, "augment": False}
 RECIPE = {
@@ -49,7 +53,7 @@ def few():
 @pytest.fixture
 def unweighed(monkeypatch):
     """Where files do not matter, none is packed just to see its size."""
-    monkeypatch.setattr("yolo_slim_lessons.compression.packed_sizes", lambda model: SimpleNamespace(file=1))
+    monkeypatch.setattr("yolo_slim_lessons.compression.packed_bytes", lambda model: 1)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +74,7 @@ def test_a_recipe_is_its_stages_one_by_one(nano, few, made):
     by_hand = [nano, slim.prune_channels(nano, 0.5)]
     by_hand.append(slim.distill(by_hand[-1], nano, few, **TRAINED, seed=3, progress=False))
     by_hand.append(slim.quantize_integer(by_hand[-1], 4))
-    by_hand.append(slim.round_biases(by_hand[-1], "bf16"))
+    by_hand.append(round_biases(by_hand[-1], "bf16"))
     assert [stage.name for stage in made.stages] == ["start", *(name for stage in RECIPE["stages"] for name in stage)]
     for stage, expected in zip(made.stages, by_hand, strict=True):
         assert same(stage.model, expected), stage.name
@@ -136,6 +140,49 @@ def test_each_stage_can_be_timed(nano, few, unweighed):
     assert timed.targets == ()
 
 
+def test_the_seed_of_a_recipe_reaches_every_stage_that_takes_one(nano, few, unweighed):
+    def zeros(recipe):
+        model = compress(nano, few, recipe, progress=False).model
+        return torch.cat([(layer.weight == 0).flatten() for _, layer in slim.weight_layers(model)])
+
+    stages = [{"prune_weights": {"prune_rate": 0.5, "prune_type": "random"}}]
+    first, second, again = (zeros({"seed": seed, "stages": stages}) for seed in (0, 1, 0))
+    assert first.equal(again)
+    assert not first.equal(second)
+    stages[0]["prune_weights"]["seed"] = 0  # of the stage itself
+    assert zeros({"seed": 1, "stages": stages}).equal(first)
+    for name, (function, shared) in STAGES.items():
+        assert ("seed" in inspect.signature(function).parameters) <= ("seed" in shared), name
+
+
+@pytest.fixture
+def of_ones_own(few, tmp_path):
+    """A classifier that no architecture of Ultralytics describes."""
+    file = tmp_path / "mine-cls.yaml"
+    layers = "backbone: [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [16, 3, 2]]]\nhead: [[-1, 1, Classify, [nc]]]\n"
+    file.write_text(f"nc: 10\n{layers}", encoding="utf-8")
+    return slim.new_model(str(file), few.class_names, image_size=32)
+
+
+def test_a_network_that_cannot_be_packed_is_compressed_without_a_packed_size(of_ones_own, few, validations, tmp_path):
+    stages = [{"prune_weights": {"prune_rate": 0.5}}, {"fit": TRAINED}, {"quantize_integer": {"bits": 4}}]
+    made = compress(of_ones_own, few, {"stages": stages}, folder=tmp_path / "stages", progress=False)
+    assert [stage.packed_bytes for stage in made.stages] == [None] * 4
+    assert made.factor is None
+    assert repr(made).count("not packable") == 4
+    again = compress(of_ones_own, few, {"stages": stages}, folder=tmp_path / "stages", progress=False)
+    assert validations.count == 2  # epochs of the first call
+    assert same(again.model, made.model)
+
+
+@pytest.mark.parametrize("target", [{"target_bytes": 10_000}, {"max_drop": 0.1}])
+def test_a_target_of_bytes_for_a_network_that_cannot_be_packed_is_refused(of_ones_own, few, surveys, target):
+    ((name, value),) = target.items()
+    with pytest.raises(ValueError, match=rf"{name}={value} needs the size of a \.slim file.*mine-cls\.yaml"):
+        compress(of_ones_own, few, slim.Budget(**target), progress=False)
+    assert surveys == []
+
+
 # stopping and going on
 
 
@@ -183,12 +230,22 @@ def test_stages_before_a_change_are_not_made_again(nano, few, validations, unwei
     assert validations.count == 4
 
 
+def test_zeros_of_a_stage_that_is_found_again_are_kept_by_the_next_training(nano, few, unweighed, tmp_path):
+    stages = [{"prune_weights": {"prune_rate": 0.5}}, {"fit": TRAINED}]
+    compress(nano, few, {"stages": stages[:1]}, folder=tmp_path, progress=False)
+    resumed, at_once = (
+        compress(nano, few, {"stages": stages}, folder=folder, progress=False) for folder in (tmp_path, None)
+    )
+    assert same(resumed.model, at_once.model)
+    assert (resumed.model.model[7].conv.weight == 0).float().mean() >= 0.5
+
+
 def test_colours_of_the_images_count(nano, few, unweighed, tmp_path):
     coloured = few.train.images.clone()
     recipe = {"stages": [{"reestimate_batchnorm": {}}]}
     for blue in (0, 255):
         coloured[:, 2] = blue
-        data = replace(few, train=slim.Split(coloured.clone(), few.train.labels))
+        data = replace(few, train=Split(coloured.clone(), few.train.labels))
         kept = compress(nano, data, recipe, folder=tmp_path, progress=False)
         assert same(kept.model, compress(nano, data, recipe, progress=False).model)
 
@@ -261,7 +318,7 @@ def test_wrong_models_are_named(few, nano):
 
 @pytest.fixture(scope="module")
 def survey(nano, few):
-    return slim.survey_layers(nano, few.val, images=10, bits=(2, 8), progress=False)
+    return survey_layers(nano, few.val, images=10, bits=(2, 8), progress=False)
 
 
 @pytest.fixture
@@ -333,7 +390,7 @@ def test_the_smallest_size_that_loses_little_enough_is_found(nano, few, surveys,
         return Compression((stage(0.9), stage(0.9 - loss, recipe["seed"])), recipe)
 
     monkeypatch.setattr(within_budget, "plan_recipe", plan)
-    made = within_budget.stay_within(slim.Budget(max_drop=0.01), nano, few, None, False, run)
+    made = within_budget.compress_within(slim.Budget(max_drop=0.01), nano, few, None, False, run)
     smallest = max(enough, impossible)
     expected = sizes[smallest] if smallest < 7 else sizes[-1]
     assert made.stages[-1].packed_bytes == expected

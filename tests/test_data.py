@@ -16,6 +16,7 @@ from ultralytics.data.augment import classify_transforms
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons import data as data_module
+from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.data.pictures import read_picture
 from yolo_slim_lessons.files import DATA_DIR
 
@@ -306,7 +307,7 @@ def test_written_folder_comes_back_pixel_for_pixel(data, tmp_path):
 
 def test_names_in_order_are_folder_names_and_others_get_a_number(tmp_path):
     pixels = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    split = slim.Split(pixels, torch.tensor([0, 1]))
+    split = Split(pixels, torch.tensor([0, 1]))
     for number, (names, expected) in enumerate(
         {
             ("ant", "bee"): ["ant", "bee"],
@@ -315,7 +316,7 @@ def test_names_in_order_are_folder_names_and_others_get_a_number(tmp_path):
             ("Ant", "ant"): ["0 Ant", "1 ant"],
         }.items()
     ):
-        path = slim.write_image_folder(slim.ImageData(split, split, split, names, 32), tmp_path / str(number))
+        path = slim.write_image_folder(ImageData(split, split, split, names, 32), tmp_path / str(number))
         assert sorted(folder.name for folder in (path / "train").iterdir()) == expected
 
 

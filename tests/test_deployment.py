@@ -16,7 +16,7 @@ from PIL import Image
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.deployment import export_onnx, onnx_session, run_onnx
 from yolo_slim_lessons.deployment.onnx_graph import integer_tensor
-from yolo_slim_lessons.quantization import QuantizedLayer
+from yolo_slim_lessons.quantization import IntegerGrid, QuantizedLayer, signal_to_noise
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "predict_without_torch.py"
 
@@ -122,7 +122,7 @@ def test_nano_in_integers_answers_as_its_simulation(integer_nano, test_images, t
 def test_simple_model_runs_on_integers_from_end_to_end(simple, data, tmp_path):
     split = data.test.take(500)
     theirs, ours = in_onnx(simple, tmp_path, split), answers(simple, split)
-    assert slim.signal_to_noise(ours, theirs) > 25
+    assert signal_to_noise(ours, theirs) > 25
     operators = fused_operators(tmp_path / "model.onnx")
     convolutions = sum(isinstance(layer, torch.nn.Conv2d) for _, layer in slim.weight_layers(simple))
     expected = {"Conv": 1, "QuantizeLinear": 1, "QLinearConv": convolutions - 1, "QLinearAdd": 3, "QGemm": 1}
@@ -168,13 +168,13 @@ def test_weights_of_seven_bits_stay_within_64(tiny, data, tmp_path):
 def test_other_functions_than_relu(tiny, data, tmp_path, activation):
     model = slim.quantize_integer(slim.replace_activations(tiny, activation), 8, 8, data.train.take(64))
     split = data.test.take(200)
-    assert slim.signal_to_noise(answers(model, split), in_onnx(model, tmp_path, split)) > 12
+    assert signal_to_noise(answers(model, split), in_onnx(model, tmp_path, split)) > 12
 
 
 def test_activations_of_fewer_bits_end_where_their_grid_ends(tiny, data, tmp_path):
     model = slim.quantize_integer(slim.replace_activations(tiny), 8, 5, data.train.take(64))
     split = data.test.take(200)
-    assert slim.signal_to_noise(answers(model, split), in_onnx(model, tmp_path, split)) > 12
+    assert signal_to_noise(answers(model, split), in_onnx(model, tmp_path, split)) > 12
     highest = [
         onnx.numpy_helper.to_array(tensor)
         for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer
@@ -190,7 +190,7 @@ def test_layers_left_in_float_compute_so(tiny, data, tmp_path):
     bits = {name: 8 for name in names if name not in kept}
     model = slim.quantize_integer(tiny, bits, 8, data.train.take(64))
     split = data.test.take(200)
-    assert slim.signal_to_noise(answers(model, split), in_onnx(model, tmp_path, split)) > 12
+    assert signal_to_noise(answers(model, split), in_onnx(model, tmp_path, split)) > 12
     operators = fused_operators(tmp_path / "model.onnx")
     assert (operators["Conv"], operators["Gemm"], operators["QLinearConv"]) == (2, 1, 24)
 
@@ -221,7 +221,7 @@ def test_four_bits_on_the_way(nano, data, tmp_path):
 @pytest.mark.parametrize("numbers", [list(range(-8, 8)), [7, -8, 3]])
 def test_two_numbers_of_four_bits_share_a_byte(numbers):
     integers = torch.tensor(numbers, dtype=torch.int8)
-    grid = slim.IntegerGrid(4, torch.tensor(1.0), torch.tensor(0))
+    grid = IntegerGrid(4, torch.tensor(1.0), torch.tensor(0))
     packed = integer_tensor("x", integers, grid)
     assert len(packed.raw_data) == (len(numbers) + 1) // 2
     assert onnx.numpy_helper.to_array(packed).astype(int).tolist() == numbers

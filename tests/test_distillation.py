@@ -10,7 +10,16 @@ from torch.nn import functional as F
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons import distillation
-from yolo_slim_lessons.data import as_floats
+from yolo_slim_lessons.data import Split, as_floats
+from yolo_slim_lessons.distillation import (
+    attention_loss,
+    cache_teacher,
+    decoupled_loss,
+    hide_labels,
+    hint_loss,
+    soft_target_loss,
+    with_unlabelled,
+)
 from yolo_slim_lessons.distillation.features import add_adapters, feature_shapes, match_layers, record
 from yolo_slim_lessons.distillation.losses import known_label_loss
 from yolo_slim_lessons.models import copy_model, logits
@@ -57,8 +66,8 @@ def test_soft_targets_are_the_divergence_of_softened_probabilities(temperature):
     scores, answers = random_scores(0), random_scores(1)
     p, q = softmax(answers.numpy() / temperature, 1), softmax(scores.numpy() / temperature, 1)
     by_hand = temperature**2 * (p * np.log(p / q)).sum(1).mean()
-    assert slim.soft_target_loss(scores, answers, temperature).item() == pytest.approx(by_hand)
-    assert slim.soft_target_loss(answers, answers, temperature).item() == pytest.approx(0, abs=1e-12)
+    assert soft_target_loss(scores, answers, temperature).item() == pytest.approx(by_hand)
+    assert soft_target_loss(answers, answers, temperature).item() == pytest.approx(0, abs=1e-12)
 
 
 def gradient(loss, scores):
@@ -72,11 +81,11 @@ def test_the_factor_keeps_the_size_of_gradients_at_any_temperature():
     # Hinton et al. (2015), equation 2: each image pulls with T² · 1/T · (q - p).
     for temperature in (1.0, 4.0, 20.0):
         pull = temperature * (softmax(scores / temperature, 1) - softmax(answers / temperature, 1)) / len(scores)
-        found = gradient(lambda s, t=temperature: slim.soft_target_loss(s, answers, t), scores)
+        found = gradient(lambda s, t=temperature: soft_target_loss(s, answers, t), scores)
         torch.testing.assert_close(found, torch.as_tensor(pull))
     # Equation 4: when T is large, this is the plain difference of centred logits by the number of classes.
     limit = ((scores - scores.mean(1, keepdim=True)) - (answers - answers.mean(1, keepdim=True))) / (10 * len(scores))
-    found = gradient(lambda s: slim.soft_target_loss(s, answers, 1e4), scores)
+    found = gradient(lambda s: soft_target_loss(s, answers, 1e4), scores)
     torch.testing.assert_close(found, limit, rtol=1e-2, atol=1e-4)
 
 
@@ -85,8 +94,8 @@ def test_decoupled_parts_add_up_to_soft_targets_when_weighted_by_the_teachers_do
     for seed in range(5):
         scores, answers, target = random_scores(seed, 1), random_scores(seed + 100, 1), torch.tensor([seed])
         doubt = 1 - softmax(answers.numpy() / 3, 1)[0, seed]
-        decoupled = slim.decoupled_loss(scores, answers, target, temperature=3, beta=doubt)
-        assert decoupled.item() == pytest.approx(slim.soft_target_loss(scores, answers, 3).item())
+        decoupled = decoupled_loss(scores, answers, target, temperature=3, beta=doubt)
+        assert decoupled.item() == pytest.approx(soft_target_loss(scores, answers, 3).item())
 
 
 def test_decoupled_by_hand():
@@ -95,21 +104,21 @@ def test_decoupled_by_hand():
     target_part = p[0] * np.log(p[0] / q[0]) + (1 - p[0]) * np.log((1 - p[0]) / (1 - q[0]))
     others_p, others_q = p[1:] / p[1:].sum(), q[1:] / q[1:].sum()
     other_part = (others_p * np.log(others_p / others_q)).sum()
-    found = slim.decoupled_loss(scores, answers, torch.tensor([0]), temperature=1, beta=5.0)
+    found = decoupled_loss(scores, answers, torch.tensor([0]), temperature=1, beta=5.0)
     assert found.item() == pytest.approx(target_part + 5 * other_part, rel=1e-5)
 
 
 def test_hints_by_hand():
     ours, theirs = torch.tensor([1.0, 2.0, 3.0, 5.0]).view(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0)
-    assert slim.hint_loss(ours, theirs).item() == pytest.approx((1 + 0 + 1 + 9) / (4 * 4))
+    assert hint_loss(ours, theirs).item() == pytest.approx((1 + 0 + 1 + 9) / (4 * 4))
 
 
 def test_attention_is_where_and_neither_how_much_nor_in_how_many_channels():
     narrow, wide = torch.zeros(1, 2, 2, 2), torch.zeros(1, 5, 2, 2)
     narrow[..., 0, 0], wide[..., 0, 0] = 3, 70
-    assert slim.attention_loss(narrow, wide).item() == pytest.approx(0, abs=1e-6)
+    assert attention_loss(narrow, wide).item() == pytest.approx(0, abs=1e-6)
     elsewhere = wide.flip(-1)
-    assert slim.attention_loss(narrow, elsewhere).item() == pytest.approx(2)  # unit vectors at a right angle: 1 + 1
+    assert attention_loss(narrow, elsewhere).item() == pytest.approx(2)  # unit vectors at a right angle: 1 + 1
 
 
 def test_known_label_loss_is_the_mean_over_images_that_have_a_label():
@@ -160,10 +169,10 @@ def test_the_loss_is_the_sum_that_the_docstring_says(student, teacher, few):
         logits(copy_model(student).train(), as_floats(batch.images)),
         logits(teacher, as_floats(batch.images)),
     )
-    by_hand = 0.3 * F.cross_entropy(scores, batch.labels) + 0.7 * slim.soft_target_loss(scores, answers, 3.0)
+    by_hand = 0.3 * F.cross_entropy(scores, batch.labels) + 0.7 * soft_target_loss(scores, answers, 3.0)
     assert losses[0] == pytest.approx(by_hand.item(), rel=1e-4)
     distill(student, teacher, few, temperature=3.0, alpha=0.7, method="decoupled", beta=2.0, **options)
-    decoupled = slim.decoupled_loss(scores, answers, batch.labels, 3.0, beta=2.0)
+    decoupled = decoupled_loss(scores, answers, batch.labels, 3.0, beta=2.0)
     by_hand = 0.3 * F.cross_entropy(scores, batch.labels) + 0.7 * decoupled
     assert losses[1] == pytest.approx(by_hand.item(), rel=1e-4)
 
@@ -220,14 +229,14 @@ def test_it_comes_closer_to_the_teacher(student, teacher, few):
 def test_without_labels_the_teacher_alone_decides(student, teacher, few, method):
     options = {"alpha": 1.0, "method": method}
     with_labels = distill(student, teacher, few, **options)
-    wrong = replace(few, train=slim.Split(few.train.images, few.train.labels.flip(0)))
+    wrong = replace(few, train=Split(few.train.images, few.train.labels.flip(0)))
     assert same(with_labels, distill(student, teacher, wrong, **options))
-    assert same(with_labels, distill(student, teacher, slim.hide_labels(few, keep=0), **options))
+    assert same(with_labels, distill(student, teacher, hide_labels(few, keep=0), **options))
 
 
 def test_mixup_needs_no_labels_either_when_only_the_teacher_decides(student, teacher, few):
     options = {"alpha": 1.0, "mixup": 0.4}
-    hidden = slim.hide_labels(few, keep=10)
+    hidden = hide_labels(few, keep=10)
     assert same(distill(student, teacher, few, **options), distill(student, teacher, hidden, **options))
     with pytest.raises(ValueError, match=r"mixup=0\.4 blends labels, but some images have none"):
         distill(student, teacher, hidden, mixup=0.4)
@@ -259,30 +268,30 @@ def test_bfloat16(student, teacher, few):
 
 
 def test_hidden_labels_are_all_but_those_of_take(few):
-    hidden = slim.hide_labels(few, keep=40)
+    hidden = hide_labels(few, keep=40)
     known = hidden.train.labels >= 0
     assert hidden.train.images.equal(few.train.images)
     assert hidden.train.images[known].equal(few.train.take(40).images)
     assert hidden.train.labels[known].equal(few.train.take(40).labels)
     assert (hidden.train.labels[~known] == -1).all()
-    assert slim.hide_labels(few, keep=200).train.labels.equal(few.train.labels)
+    assert hide_labels(few, keep=200).train.labels.equal(few.train.labels)
     assert hidden.val is few.val
 
 
 def test_more_images_without_labels(few):
-    more = slim.with_unlabelled(few.take(20), few.val.images)
+    more = with_unlabelled(few.take(20), few.val.images)
     assert more.train.images.equal(torch.cat([few.train.take(20).images, few.val.images]))
     assert more.train.images.stride(1) == 0  # grey is still stored once
     assert more.train.labels.equal(torch.cat([few.train.take(20).labels, torch.full((50,), -1)]))
-    colour = slim.with_unlabelled(few.take(20), few.val.images.contiguous())
+    colour = with_unlabelled(few.take(20), few.val.images.contiguous())
     assert colour.train.images.equal(more.train.images)
     with pytest.raises(ValueError, match=r"\(5, 3, 64, 64\): expected torch\.uint8 with the shape N×3×32×32"):
-        slim.with_unlabelled(few, torch.zeros(5, 3, 64, 64, dtype=torch.uint8))
+        with_unlabelled(few, torch.zeros(5, 3, 64, 64, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("method", distillation.METHODS)
 def test_few_labels_and_many_images_without(student, teacher, few, method):
-    hidden = slim.hide_labels(few, keep=5)  # some batches hold no label at all
+    hidden = hide_labels(few, keep=5)  # some batches hold no label at all
     learned = distill(student, teacher, hidden, method=method)
     assert not same(learned, distill(student, teacher, few, method=method))
     assert all(value.isfinite().all() for value in learned.state_dict().values())
@@ -290,14 +299,14 @@ def test_few_labels_and_many_images_without(student, teacher, few, method):
 
 def test_fit_refuses_images_without_labels(student, few):
     with pytest.raises(ValueError, match=r"labels from -1 to 9: expected 0 to 9; distill also learns from"):
-        slim.fit(student, slim.hide_labels(few, keep=100), 1, progress=False)
+        slim.fit(student, hide_labels(few, keep=100), 1, progress=False)
 
 
 # cached answers
 
 
 def test_cached_answers_are_those_of_the_teacher(teacher, few):
-    cache = slim.cache_teacher(teacher, few.train, versions=3, seed=5, progress=False)
+    cache = cache_teacher(teacher, few.train, versions=3, seed=5, progress=False)
     assert cache.scores.shape == (3, 200, 10)
     indices, versions = torch.tensor([7, 199, 7, 0]), torch.tensor([0, 2, 1, 2])
     state = torch.get_rng_state()
@@ -307,14 +316,14 @@ def test_cached_answers_are_those_of_the_teacher(teacher, few):
     assert not images[0].equal(images[2])  # two versions of one image
     fresh = logits(teacher, as_floats(images))
     torch.testing.assert_close(cache.scores[versions, indices], fresh, rtol=1e-4, atol=1e-4)
-    again = slim.cache_teacher(copy_model(teacher).train(), few.train, versions=3, seed=5, batch_size=7, progress=False)
+    again = cache_teacher(copy_model(teacher).train(), few.train, versions=3, seed=5, batch_size=7, progress=False)
     torch.testing.assert_close(again.scores, cache.scores, rtol=1e-4, atol=1e-4)
-    other = slim.cache_teacher(teacher, few.train, versions=1, seed=6, progress=False)
+    other = cache_teacher(teacher, few.train, versions=1, seed=6, progress=False)
     assert not other.version(indices, torch.zeros(4, dtype=torch.int64)).equal(cache.version(indices, 0 * versions))
 
 
 def test_learning_from_cached_answers_is_learning_from_fresh_ones(student, teacher, few):
-    cache = slim.cache_teacher(teacher, few.train, versions=1, augment=False, progress=False)
+    cache = cache_teacher(teacher, few.train, versions=1, augment=False, progress=False)
     losses = {}
     for name, options in (("cached", {"cache": cache}), ("fresh", {"augment": False})):
         report = losses.setdefault(name, [])
@@ -323,7 +332,7 @@ def test_learning_from_cached_answers_is_learning_from_fresh_ones(student, teach
 
 
 def test_with_a_cache_each_image_comes_in_all_its_versions(student, teacher, few):
-    cache = slim.cache_teacher(teacher, few.train, versions=2, progress=False)
+    cache = cache_teacher(teacher, few.train, versions=2, progress=False)
     seen = []
     learner = copy_model(student)
     learner.register_forward_pre_hook(lambda model, inputs: seen.append(inputs[0].clone()) if model.training else None)
@@ -341,13 +350,13 @@ def test_with_a_cache_each_image_comes_in_all_its_versions(student, teacher, few
 
 
 def test_one_cache_serves_other_labels_of_the_same_images(student, teacher, few):
-    cache = slim.cache_teacher(teacher, few.train, versions=2, progress=False)
-    hidden = slim.hide_labels(few, keep=40)
+    cache = cache_teacher(teacher, few.train, versions=2, progress=False)
+    hidden = hide_labels(few, keep=40)
     assert not same(distill(student, teacher, few, cache=cache), distill(student, teacher, hidden, cache=cache))
 
 
 def test_a_cache_that_does_not_fit_is_refused(student, teacher, few):
-    cache = slim.cache_teacher(teacher, few.train, versions=1, progress=False)
+    cache = cache_teacher(teacher, few.train, versions=1, progress=False)
     for data, options, message in (
         (few.take(100), {}, "made of 200 images that are not the 100 of data.train"),
         (replace(few, train=few.train[torch.arange(200).flip(0)]), {}, "or not in this order"),
@@ -362,9 +371,9 @@ def test_a_cache_that_does_not_fit_is_refused(student, teacher, few):
         distill(student, other, few, cache=cache)
     for versions in (0, 1.5, True):
         with pytest.raises(ValueError, match=f"versions={versions}: expected a positive integer"):
-            slim.cache_teacher(teacher, few.train, versions=versions)
+            cache_teacher(teacher, few.train, versions=versions)
     with pytest.raises(ValueError, match="versions=2, augment=False: unchanged images have one version only"):
-        slim.cache_teacher(teacher, few.train, versions=2, augment=False)
+        cache_teacher(teacher, few.train, versions=2, augment=False)
 
 
 # layers
@@ -426,7 +435,7 @@ def test_a_resumed_distillation_ends_where_an_uninterrupted_one_does(student, te
 def test_a_checkpoint_of_another_loss_is_refused(student, teacher, few, tmp_path):
     checkpoint = tmp_path / "state.training"
     distill(student, teacher, few, checkpoint=checkpoint)
-    cache = slim.cache_teacher(teacher, few.train, versions=1, augment=False, progress=False)
+    cache = cache_teacher(teacher, few.train, versions=1, augment=False, progress=False)
     other = slim.new_model("yolov8s-cls.yaml", few.class_names, 32)
     for options in (
         {"temperature": 2.0},
@@ -499,9 +508,9 @@ def test_labels_that_cannot_be(student, teacher, few):
         labels = few.train.labels.clone()
         labels[3] = label
         with pytest.raises(ValueError, match=f"{message}: expected 0 to 9, or -1 where there is none"):
-            distill(student, teacher, replace(few, train=slim.Split(few.train.images, labels)))
+            distill(student, teacher, replace(few, train=Split(few.train.images, labels)))
     with pytest.raises(ValueError, match=r"alpha=0\.9, but no image of data\.train has a label: expected alpha=1"):
-        distill(student, teacher, slim.hide_labels(few, keep=0))
+        distill(student, teacher, hide_labels(few, keep=0))
     for keep in (-1, 201, True):
         with pytest.raises(ValueError, match=f"keep={keep}: expected 0 to 200"):
-            slim.hide_labels(few, keep=keep)
+            hide_labels(few, keep=keep)

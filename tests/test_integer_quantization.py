@@ -15,6 +15,16 @@ from ultralytics.nn.tasks import ClassificationModel
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.data import as_floats
 from yolo_slim_lessons.models import logits
+from yolo_slim_lessons.quantization import (
+    IntegerGrid,
+    QuantizedConv2d,
+    fold_batchnorm,
+    integer_outputs,
+    layer_errors,
+    run_integer,
+    signal_to_noise,
+    simulated_outputs,
+)
 from yolo_slim_lessons.quantization.execution import accumulate, divide, fixed_point_multiplier
 from yolo_slim_lessons.quantization.layers import QuantizedActivation, QuantizedSum
 
@@ -45,7 +55,7 @@ finite = st.floats(-1e4, 1e4, width=32)
 )
 @settings(max_examples=200)
 def test_grid_rounds_like_numpy_and_snaps_to_what_it_stores(numbers, low, high, bits, symmetric, signed):
-    grid = slim.IntegerGrid.from_range(
+    grid = IntegerGrid.from_range(
         torch.tensor(min(low, high)), torch.tensor(max(low, high)), bits, symmetric=symmetric, signed=signed
     )
     x = torch.tensor(numbers)
@@ -69,22 +79,22 @@ def test_grid_rounds_like_numpy_and_snaps_to_what_it_stores(numbers, low, high, 
 
 def test_grid_agrees_with_torch():
     x = torch.linspace(-3, 5, 1001)
-    grid = slim.IntegerGrid.from_range(x.min(), x.max(), 8, signed=False)
+    grid = IntegerGrid.from_range(x.min(), x.max(), 8, signed=False)
     ours = grid.snap(x)
     theirs = torch.fake_quantize_per_tensor_affine(x, float(grid.scale), int(grid.zero_point), 0, 255)
     torch.testing.assert_close(ours, theirs)
     rows = torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
-    grid = slim.IntegerGrid.from_range(rows.amin(1), rows.amax(1), 4)
+    grid = IntegerGrid.from_range(rows.amin(1), rows.amax(1), 4)
     theirs = torch.fake_quantize_per_channel_affine(rows, grid.scale, grid.zero_point, 0, -8, 7)
     torch.testing.assert_close(grid.snap(rows), theirs)
 
 
 def test_ties_go_to_even_and_the_rest_to_the_ends():
-    grid = slim.IntegerGrid(4, torch.tensor(0.5), torch.tensor(0, dtype=torch.int32))
+    grid = IntegerGrid(4, torch.tensor(0.5), torch.tensor(0, dtype=torch.int32))
     x = torch.tensor([-9.0, -0.75, -0.25, 0.25, 0.75, 1.25, 9.0])
     assert grid.quantize(x).tolist() == [-8, -2, 0, 0, 2, 2, 7]
     # with an odd zero point, too: x / scale is rounded before the zero point is added
-    shifted = slim.IntegerGrid(4, torch.tensor(0.5), torch.tensor(1, dtype=torch.int32))
+    shifted = IntegerGrid(4, torch.tensor(0.5), torch.tensor(1, dtype=torch.int32))
     assert shifted.quantize(x).tolist() == [-8, -1, 1, 1, 3, 3, 7]
     assert shifted.snap(x).tolist() == [-4.5, -1, 0, 0, 1, 1, 3]
 
@@ -93,7 +103,7 @@ def test_ties_go_to_even_and_the_rest_to_the_ends():
 
 
 def test_weights_lie_on_as_many_levels_as_bits_say(nano):
-    folded = dict(slim.weight_layers(slim.fold_batchnorm(nano)))
+    folded = dict(slim.weight_layers(fold_batchnorm(nano)))
     for bits in (2, 5, 8, 12):
         for name, layer in slim.weight_layers(slim.quantize_integer(nano, bits)):
             assert layer.integers.dtype == (torch.int8 if bits <= 8 else torch.int16)
@@ -118,7 +128,7 @@ def test_granularity_symmetry_and_ranges_do_what_they_say(nano):
             for _, layer in slim.weight_layers(quantized):
                 assert layer.weight_grid.scale.numel() == (layer.weight.shape[0] if granularity == "channel" else 1)
                 assert symmetric <= layer.weight_grid.symmetric
-            error[granularity, symmetric, ranges] = np.mean(list(slim.layer_errors(nano, quantized).values()))
+            error[granularity, symmetric, ranges] = np.mean(list(layer_errors(nano, quantized).values()))
         assert error[granularity, True, "mse"] > error[granularity, True, "minmax"]
         assert error[granularity, False, "minmax"] > error[granularity, True, "minmax"]
     for symmetric in (True, False):
@@ -127,7 +137,7 @@ def test_granularity_symmetry_and_ranges_do_what_they_say(nano):
 
 def test_minmax_per_channel_by_numpy(nano):
     layer = dict(slim.weight_layers(slim.quantize_integer(nano, 8, weight_ranges="minmax")))["model.7.conv"]
-    weight = dict(slim.weight_layers(slim.fold_batchnorm(nano)))["model.7.conv"].weight.numpy()
+    weight = dict(slim.weight_layers(fold_batchnorm(nano)))["model.7.conv"].weight.numpy()
     largest = abs(weight).reshape(len(weight), -1).max(1)
     # rounded up by at most one unit of 8 significant bits
     ratio = layer.weight_grid.scale.numpy() / (largest / 127)
@@ -158,9 +168,7 @@ def test_accuracy(nano, w8a8, data):
 
 def test_more_bits_are_less_error(nano, data):
     images = data.val.take(8).images.float() / 255
-    errors = [
-        slim.layer_errors(nano, slim.quantize_integer(nano, bits), images)["model.9.linear"] for bits in (2, 4, 8, 12)
-    ]
+    errors = [layer_errors(nano, slim.quantize_integer(nano, bits), images)["model.9.linear"] for bits in (2, 4, 8, 12)]
     assert errors == sorted(errors)
     assert errors[-1] > errors[0] + 40
 
@@ -169,8 +177,8 @@ def test_teacher_and_pruned_models_work(nano, calibration, data):
     images = data.val.take(4).images
     for model in (slim.prune_channels(nano, 0.5), slim.new_model("yolov8s-cls.yaml", ("a", "b"))):
         quantized = slim.quantize_integer(model, 8, 8, calibration.take(8))
-        floats = logits(slim.fold_batchnorm(model), images.float() / 255)
-        assert slim.signal_to_noise(floats, slim.run_integer(quantized, images)) > 10
+        floats = logits(fold_batchnorm(model), images.float() / 255)
+        assert signal_to_noise(floats, run_integer(quantized, images)) > 10
 
 
 def test_zeroed_channels_keep_their_bias_in_32_bits(nano, calibration):
@@ -181,8 +189,8 @@ def test_zeroed_channels_keep_their_bias_in_32_bits(nano, calibration):
     quantized = slim.quantize_integer(broken, 8, 8, calibration)
     torch.testing.assert_close(quantized.model[3].conv.bias[:9], torch.full((9,), 0.7))
     images = calibration.take(4).images
-    exact = slim.simulated_outputs(quantized, images, torch.float64)
-    for name, output in slim.integer_outputs(quantized, images).items():
+    exact = simulated_outputs(quantized, images, torch.float64)
+    for name, output in integer_outputs(quantized, images).items():
         assert torch.equal(output.double(), exact[name].double()), name
 
 
@@ -237,14 +245,14 @@ def test_every_activation_lies_on_its_grid(w8a8, data):
 
 def test_integers_equal_the_simulation_in_float64_on_every_layer(w8a8, data):
     images = data.test.take(20).images
-    integers = slim.integer_outputs(w8a8, images)
-    exact = slim.simulated_outputs(w8a8, images, torch.float64)
+    integers = integer_outputs(w8a8, images)
+    exact = simulated_outputs(w8a8, images, torch.float64)
     assert list(integers) == list(exact)
     assert set(integers) == {name for name, _ in slim.weight_layers(w8a8)}
     for name, output in integers.items():
         assert output.dtype == (torch.int64 if name == "model.9.linear" else torch.uint8)
         assert torch.equal(output.double(), exact[name].double()), name
-    followed = slim.simulated_outputs(w8a8, images, torch.float32, follow=integers)
+    followed = simulated_outputs(w8a8, images, torch.float32, follow=integers)
     for name, output in integers.items():
         difference = (output.double() - followed[name].double()).abs()
         if name == "model.9.linear":  # sums, which float32 holds to 24 bits
@@ -253,7 +261,7 @@ def test_integers_equal_the_simulation_in_float64_on_every_layer(w8a8, data):
             assert difference.max() <= 1, name
             assert (difference > 0).double().mean() < 0.001, name
     torch.testing.assert_close(
-        slim.run_integer(w8a8, images), logits(copy.deepcopy(w8a8).double(), (images.float() / 255).double()).float()
+        run_integer(w8a8, images), logits(copy.deepcopy(w8a8).double(), (images.float() / 255).double()).float()
     )
 
 
@@ -269,8 +277,8 @@ def test_integers_equal_the_simulation_in_float64_on_every_layer(w8a8, data):
 def test_integers_equal_the_simulation_for_other_grids(nano, calibration, data, options):
     quantized = slim.quantize_integer(nano, calibration=calibration.take(16), weight_ranges="minmax", **options)
     images = data.test.take(4).images
-    exact = slim.simulated_outputs(quantized, images, torch.float64)
-    for name, output in slim.integer_outputs(quantized, images).items():
+    exact = simulated_outputs(quantized, images, torch.float64)
+    for name, output in integer_outputs(quantized, images).items():
         assert torch.equal(output.double(), exact[name].double()), name
 
 
@@ -311,7 +319,7 @@ def test_multiplier_and_shift_are_exact(first, second, exponent):
 def test_sums_that_do_not_fit_in_32_bits_are_refused(nano, calibration, data):
     quantized = slim.quantize_integer(nano, 16, 16, calibration.take(8))
     with pytest.raises(OverflowError, match=r"model\.\d.*does not fit in 32 bits"):
-        slim.run_integer(quantized, data.test.take(4).images)
+        run_integer(quantized, data.test.take(4).images)
 
 
 def test_integer_execution_needs_quantized_activations(nano, calibration, data):
@@ -322,17 +330,17 @@ def test_integer_execution_needs_quantized_activations(nano, calibration, data):
         slim.quantize_integer(nano, {"model.1.conv": 8}, 8, calibration.take(4)),
     ):
         with pytest.raises(ValueError, match="model computes with floats"):
-            slim.run_integer(model, images)
+            run_integer(model, images)
 
 
 # --- errors in dB
 
 
 def test_signal_to_noise_by_hand():
-    assert slim.signal_to_noise(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])) == pytest.approx(20)
-    assert slim.signal_to_noise(torch.ones(3), torch.ones(3)) == float("inf")
+    assert signal_to_noise(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.5])) == pytest.approx(20)
+    assert signal_to_noise(torch.ones(3), torch.ones(3)) == float("inf")
     with pytest.raises(ValueError, match="approximation is"):
-        slim.signal_to_noise(torch.ones(3), torch.ones(4))
+        signal_to_noise(torch.ones(3), torch.ones(4))
 
 
 # --- bad input
@@ -390,7 +398,7 @@ def test_dequantized_layers_are_ordinary_and_answer_the_same(nano, data, tmp_pat
     quantized = slim.quantize_integer(nano, {"model.0.conv": 3, "model.9.linear": 4})
     plain = slim.dequantize(quantized)
     assert {type(layer) for _, layer in slim.weight_layers(plain)} == {nn.Conv2d, nn.Linear}
-    assert type(quantized.model[0].conv) is slim.QuantizedConv2d
+    assert type(quantized.model[0].conv) is QuantizedConv2d
     images = as_floats(data.val.images[:4])
     assert torch.equal(logits(plain, images), logits(quantized, images))
     reloaded = slim.load_model(slim.save_model(plain, tmp_path / "plain.pt"))

@@ -7,6 +7,7 @@ from feedback_checks import assert_wrong
 from matplotlib.colors import to_hex
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.quantization import IntegerGrid
 from yolo_slim_lessons.teaching import exercises, plots
 from yolo_slim_lessons.teaching.number_grids import draw_by_layer, draw_rounded, draw_ruler
 
@@ -14,7 +15,7 @@ from yolo_slim_lessons.teaching.number_grids import draw_by_layer, draw_rounded,
 
 
 def test_scale_and_zero_point_are_those_of_the_package():
-    grid = slim.IntegerGrid.from_range(torch.tensor(-0.5), torch.tensor(3.5), bits=4, signed=False)
+    grid = IntegerGrid.from_range(torch.tensor(-0.5), torch.tensor(3.5), bits=4, signed=False)
     assert exercises.check_scale_and_zero_point((grid.scale.item(), grid.zero_point.item())).right
     assert exercises.check_scale_and_zero_point([4 / 15, 2]).right
 
@@ -60,7 +61,7 @@ def quantize(
 
 def test_per_channel_quantization_is_that_of_the_package():
     def by_package(weight, bits):
-        grid = slim.IntegerGrid.from_range(*torch.aminmax(weight.flatten(1), dim=1), bits=bits, symmetric=True)
+        grid = IntegerGrid.from_range(*torch.aminmax(weight.flatten(1), dim=1), bits=bits, symmetric=True)
         return grid.quantize(weight), grid.scale
 
     assert exercises.check_quantize_channels(by_package).right
@@ -162,7 +163,7 @@ def test_nonsense_gets_feedback_and_no_traceback(check):
 
 def test_a_ruler_has_a_mark_for_each_integer_and_ties_each_number_to_its_own():
     _, axes = plots.new_figure()
-    grid = slim.IntegerGrid.from_range(torch.tensor(-1.0), torch.tensor(6.0), bits=3, signed=False)
+    grid = IntegerGrid.from_range(torch.tensor(-1.0), torch.tensor(6.0), bits=3, signed=False)
     draw_ruler(axes, torch.tensor([2.2, -0.6, 9.0]), grid)
     assert [text.get_text() for text in axes.texts] == [str(integer) for integer in range(8)]
     assert [text.get_text() for text in axes.texts if to_hex(text.get_color()) == plots.ORANGE.lower()] == ["1"]
@@ -174,13 +175,13 @@ def test_a_ruler_of_many_scales_or_marks_is_refused():
     _, axes = plots.new_figure()
     for low, bits in ((torch.tensor([-1.0, -2.0]), 3), (torch.tensor(-1.0), 6)):
         with pytest.raises(ValueError, match="expected 1 scale and at most 5 bits"):
-            draw_ruler(axes, torch.zeros(3), slim.IntegerGrid.from_range(low, -low, bits=bits))
+            draw_ruler(axes, torch.zeros(3), IntegerGrid.from_range(low, -low, bits=bits))
 
 
 def test_rounded_weights_are_counted_at_their_marks():
     _, axes = plots.new_figure()
     exact = torch.linspace(-1, 1, 400)
-    draw_rounded(axes, exact, slim.IntegerGrid.from_range(exact.min(), exact.max(), bits=2, symmetric=True).snap(exact))
+    draw_rounded(axes, exact, IntegerGrid.from_range(exact.min(), exact.max(), bits=2, symmetric=True).snap(exact))
     (spikes,) = (lines.get_segments() for lines in axes.collections)
     assert [round(float(spike[0, 0])) for spike in spikes] == [-1, 0, 1]
     assert [float(spike[1, 1]) for spike in spikes] == [100, 200, 100]

@@ -8,6 +8,8 @@ import torch
 from matplotlib.patches import Rectangle
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.quantization import signal_to_noise
+from yolo_slim_lessons.quantization.floats import float_format, format_fit
 from yolo_slim_lessons.teaching import exercises, plots
 from yolo_slim_lessons.teaching.float_pictures import draw_bits, draw_fit, draw_number_lines, float_fields, formula
 
@@ -94,7 +96,7 @@ def largest_error(values, rounded):
 
 def test_the_best_format_by_squares_or_by_decibels_is_right():
     assert exercises.check_best_format(chosen_by(min, squared_error)).right
-    assert exercises.check_best_format(chosen_by(max, slim.signal_to_noise)).right
+    assert exercises.check_best_format(chosen_by(max, signal_to_noise)).right
 
 
 def changes_its_input(values, bits):
@@ -137,7 +139,7 @@ def test_best_format_mistakes_are_named(answer, reason):
     ],
 )
 def test_fields_put_together_are_the_bits_of_torch(format, dtype, integers):
-    described = slim.float_format(format)
+    described = float_format(format)
     values = described.values()[:: 1 if described.bits == 8 else 97]
     for value in (*values.tolist(), *(-values).tolist()):  # -0.0 included
         sign, exponent, mantissa = float_fields(value, format)
@@ -181,7 +183,7 @@ def test_fit_is_drawn_with_the_shares_that_format_fit_counts():
     values = torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * 3
     _, axes = plots.new_figure()
     draw_fit(axes, values, "e2m1")
-    fit = slim.format_fit(values, "e2m1")
+    fit = format_fit(values, "e2m1")
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend[1:] == [
         f"normal: {fit.normal:.2%}",

@@ -7,8 +7,7 @@ import torch
 from feedback_checks import assert_wrong
 from torch.nn import functional as F
 
-import yolo_slim_lessons as slim
-from yolo_slim_lessons.distillation import known_label_loss
+from yolo_slim_lessons.distillation import known_label_loss, soft_target_loss
 from yolo_slim_lessons.teaching import exercises
 
 # Exercise 1
@@ -63,7 +62,7 @@ def by_hand(scores, answers, temperature):
 @pytest.mark.parametrize(
     "answer",
     [
-        slim.soft_target_loss,
+        soft_target_loss,
         by_hand,
         lambda s, t, tau: tau**2 * kl(log_p(s, tau), p(t, tau)),
         lambda s, t, tau: tau * tau * kl(log_p(s, tau), log_p(t, tau), log_target=True),
@@ -106,13 +105,13 @@ def test_the_soft_target_loss_may_be_written_in_several_ways(answer):
         (lambda s, t, tau: tau**2 * kl(log_p(s.T, tau).T, p(t.T, tau).T), "runs over the images"),
         (lambda s, t, tau: 16 * kl(log_p(s, 4), p(t, 4)), "wrong at 2"),
         (lambda s, t, tau: tau**2 * kl(log_p(s, tau), p(t, tau), log_target=True), "wants log-probabilities"),
-        (lambda s, t, tau: -slim.soft_target_loss(s, t, tau), "the sign is turned round"),
-        (lambda s, t, tau: slim.soft_target_loss(s, t.div_(tau) * tau, tau), "changed the teacher's logits"),
-        (lambda s, t, tau: slim.soft_target_loss(s.detach(), t.requires_grad_(), tau), "no gradient reaches"),
+        (lambda s, t, tau: -soft_target_loss(s, t, tau), "the sign is turned round"),
+        (lambda s, t, tau: soft_target_loss(s, t.div_(tau) * tau, tau), "changed the teacher's logits"),
+        (lambda s, t, tau: soft_target_loss(s.detach(), t.requires_grad_(), tau), "no gradient reaches"),
         (lambda s, t, tau: None, "returns nothing"),
-        (lambda s, t, tau: slim.soft_target_loss(s, t, tau) + 1, "worked out by hand"),
-        (lambda s, t, tau: slim.soft_target_loss(s, t, tau).item(), "cut off the gradient"),
-        (lambda s, t, tau: slim.soft_target_loss(s.detach(), t, tau), "no gradient reaches"),
+        (lambda s, t, tau: soft_target_loss(s, t, tau) + 1, "worked out by hand"),
+        (lambda s, t, tau: soft_target_loss(s, t, tau).item(), "cut off the gradient"),
+        (lambda s, t, tau: soft_target_loss(s.detach(), t, tau), "no gradient reaches"),
         (lambda s, t, tau: tau**2 * kl(log_p(s, tau), p(t, tau), reduction="none"), "expected one number"),
         (lambda s, t: s, "could not be checked"),
         (..., "not tried"),
@@ -128,7 +127,7 @@ def test_soft_target_mistakes_are_named(answer, words):
 def partly_labelled(scores, labels, answers, temperature, alpha):
     known = labels >= 0
     hard = F.cross_entropy(scores[known], labels[known]) if known.any() else 0.0
-    return alpha * slim.soft_target_loss(scores, answers, temperature) + (1 - alpha) * hard
+    return alpha * soft_target_loss(scores, answers, temperature) + (1 - alpha) * hard
 
 
 def test_the_loss_of_partly_labelled_batches_is_right():
@@ -140,14 +139,14 @@ def test_the_loss_of_partly_labelled_batches_is_right():
 
 def with_hard(hard):
     """The loss with another cross-entropy."""
-    return lambda s, y, t, tau, alpha: alpha * slim.soft_target_loss(s, t, tau) + (1 - alpha) * hard(s, y)
+    return lambda s, y, t, tau, alpha: alpha * soft_target_loss(s, t, tau) + (1 - alpha) * hard(s, y)
 
 
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
         (lambda s, y, t, tau, alpha: partly_labelled(s, y, t, tau, 1 - alpha), "alpha is the teacher's share"),
-        (lambda s, y, t, tau, alpha: slim.soft_target_loss(s, t, tau) + known_label_loss(s, y), "weigh them"),
+        (lambda s, y, t, tau, alpha: soft_target_loss(s, t, tau) + known_label_loss(s, y), "weigh them"),
         (with_hard(lambda s, y: F.cross_entropy(s, y % 10)), "taken for the last class"),
         (with_hard(F.cross_entropy), "label -1 is no class"),
         (
@@ -159,7 +158,7 @@ def with_hard(hard):
             lambda s, y, t, tau, alpha: partly_labelled(s[y >= 0], y[y >= 0], t[y >= 0], tau, alpha),
             "answers for all images",
         ),
-        (lambda s, y, t, tau, alpha: alpha * slim.soft_target_loss(s, t, tau), "where are the labels"),
+        (lambda s, y, t, tau, alpha: alpha * soft_target_loss(s, t, tau), "where are the labels"),
         (lambda s, y, t, tau, alpha: (1 - alpha) * known_label_loss(s, y), "where is the teacher"),
         (lambda s, y, t, tau, alpha: known_label_loss(s, y), "where is the teacher"),
         (with_hard(lambda s, y: F.cross_entropy(s, y, ignore_index=-1, reduction="sum")), "this one is their sum"),
@@ -167,13 +166,13 @@ def with_hard(hard):
         (with_hard(lambda s, y: F.cross_entropy(s[y > 0], y[y > 0])), "0 is a class, too"),
         (
             lambda s, y, t, tau, alpha: (
-                alpha * slim.soft_target_loss(s, t, tau) + (1 - alpha) * known_label_loss(s / tau, y)
+                alpha * soft_target_loss(s, t, tau) + (1 - alpha) * known_label_loss(s / tau, y)
             ),
             "takes the logits as they are",
         ),
         (
             lambda s, y, t, tau, alpha: (
-                alpha * slim.soft_target_loss(s[y < 0], t[y < 0], tau) + (1 - alpha) * known_label_loss(s, y)
+                alpha * soft_target_loss(s[y < 0], t[y < 0], tau) + (1 - alpha) * known_label_loss(s, y)
             ),
             "those with a label as well",
         ),
@@ -185,9 +184,7 @@ def with_hard(hard):
         ),
         (
             lambda s, y, t, tau, alpha: (
-                partly_labelled(s, y, t, tau, alpha)
-                if (y >= 0).any()
-                else alpha * slim.soft_target_loss(s, t, tau).item()
+                partly_labelled(s, y, t, tau, alpha) if (y >= 0).any() else alpha * soft_target_loss(s, t, tau).item()
             ),
             "for a batch without any label: it returned a float",
         ),

@@ -8,7 +8,7 @@ import torch
 from feedback_checks import assert_wrong
 from matplotlib.colors import to_hex
 
-import yolo_slim_lessons as slim
+from yolo_slim_lessons.packing import entropy_bits
 from yolo_slim_lessons.teaching import exercises, plots
 from yolo_slim_lessons.teaching.code_pictures import draw_divisions, draw_walk
 from yolo_slim_lessons.teaching.size_pictures import draw_areas, draw_waterfall
@@ -50,7 +50,7 @@ def test_combined_factor_mistakes_are_named(answer, words):
 # Exercise 2
 
 WEIGHTS = [0] * 896 + [1] * 64 + [-1] * 64
-ENTROPY = slim.entropy_bits(WEIGHTS)
+ENTROPY = entropy_bits(WEIGHTS)
 
 
 def test_the_bits_of_three_codes():

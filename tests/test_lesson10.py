@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score, precision_recall_curve, precision_score, r
 from ultralytics import YOLO
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.teaching import capstone
 from yolo_slim_lessons.teaching.exercises import lesson10 as exercises
 
@@ -162,7 +163,7 @@ def test_answers_must_match_the_images(wrong):
 
 def test_weighted_loss_lets_each_class_count_alike(data):
     labels = torch.tensor([0] * 30 + [1] * 10)
-    two = slim.ImageData(slim.Split(data.train.images[:40], labels), data.val, data.test, ("many", "few"), 64)
+    two = ImageData(Split(data.train.images[:40], labels), data.val, data.test, ("many", "few"), 64)
     loss = capstone.weighted_loss(two)
     scores = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
     each = torch.nn.functional.cross_entropy(scores, labels, reduction="none")

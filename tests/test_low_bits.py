@@ -27,6 +27,13 @@ from yolo_slim_lessons.quantization import (
     signal_to_noise,
     simulated_outputs,
 )
+from yolo_slim_lessons.quantization.few_bits import (
+    BitSensitivity,
+    bit_sensitivity,
+    choose_bits,
+    integer_bytes,
+    round_biases,
+)
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
 from yolo_slim_lessons.quantization.few_bits.rounding import SoftRounding
 from yolo_slim_lessons.quantization.few_bits.straight_through import (
@@ -338,9 +345,9 @@ def test_chosen_bits_are_the_best_of_all(data):
     table = st.lists(numbers, min_size=layers, max_size=layers)
     loss, size = np.array(data.draw(table)) / 4, np.array(data.draw(table)) + 1
     bits = tuple(range(2, 2 + count))
-    scan = slim.BitSensitivity(tuple("abcd"[:layers]), bits, loss, size)
+    scan = BitSensitivity(tuple("abcd"[:layers]), bits, loss, size)
     budget = data.draw(st.integers(int(size.min(1).sum()), 45))
-    chosen = slim.choose_bits(scan, budget)
+    chosen = choose_bits(scan, budget)
     assert list(chosen) == list(scan.layers)
 
     def total(of, columns):
@@ -353,29 +360,29 @@ def test_chosen_bits_are_the_best_of_all(data):
 
 
 def test_a_budget_that_cannot_be_met_names_the_smallest():
-    scan = slim.BitSensitivity(("a", "b"), (2, 4), np.array([[3.0, 1.0], [2.0, 1.0]]), np.array([[1000, 2000]] * 2))
-    assert slim.choose_bits(scan, 2000) == {"a": 2, "b": 2}
-    assert slim.choose_bits(scan, 3999.9) == {"a": 4, "b": 2}
-    assert slim.choose_bits(scan, 10**12) == {"a": 4, "b": 4}
+    scan = BitSensitivity(("a", "b"), (2, 4), np.array([[3.0, 1.0], [2.0, 1.0]]), np.array([[1000, 2000]] * 2))
+    assert choose_bits(scan, 2000) == {"a": 2, "b": 2}
+    assert choose_bits(scan, 3999.9) == {"a": 4, "b": 2}
+    assert choose_bits(scan, 10**12) == {"a": 4, "b": 4}
     for budget in (1999, 0, -1, float("nan")):
         with pytest.raises(ValueError, match=f"budget_bytes={budget}: the fewest bits need 2,000 bytes"):
-            slim.choose_bits(scan, budget)
+            choose_bits(scan, budget)
     for budget in ("2000", None, True):
         with pytest.raises(TypeError, match="budget_bytes=.*expected a number"):
-            slim.choose_bits(scan, budget)
+            choose_bits(scan, budget)
     broken = replace(scan, loss=np.full((2, 2), np.nan))
     with pytest.raises(ValueError, match="sensitivity: expected finite losses and bytes of 2 layers × 2 bits"):
-        slim.choose_bits(broken, 2000)
+        choose_bits(broken, 2000)
 
 
 def test_equal_losses_take_fewer_bits():
-    scan = slim.BitSensitivity(("a",), (8, 4), np.array([[0.5, 0.5]]), np.array([[8, 4]]))
-    assert slim.choose_bits(scan, 100) == {"a": 4}
+    scan = BitSensitivity(("a",), (8, 4), np.array([[0.5, 0.5]]), np.array([[8, 4]]))
+    assert choose_bits(scan, 100) == {"a": 4}
 
 
 def test_sensitivity_is_the_divergence_of_answers_with_one_layer_rounded(nano, few):
     images = few.val.take(40)
-    scan = slim.bit_sensitivity(nano, images, (2, 8), progress=False)
+    scan = bit_sensitivity(nano, images, (2, 8), progress=False)
     assert scan.layers == tuple(name for name, _ in slim.weight_layers(nano))
     row = scan.layers.index("model.5.conv")
     with torch.no_grad():
@@ -385,7 +392,7 @@ def test_sensitivity_is_the_divergence_of_answers_with_one_layer_rounded(nano, f
     assert scan.loss[row, 0] == pytest.approx((np.exp(p) * (p - q)).sum(1).mean(), rel=1e-3)
     assert (scan.loss[:, 0] > scan.loss[:, 1]).all()
     assert scan.bytes[0].tolist() == [432 // 4, 432]  # 16 × 3 × 3 × 3 weights
-    mixed = slim.choose_bits(scan, 400_000)
+    mixed = choose_bits(scan, 400_000)
     assert set(mixed.values()) == {2, 8}
     quantized = quantized_layers(quantize_integer(nano, mixed))
     assert {name: layer.weight_grid.bits for name, layer in quantized.items()} == mixed
@@ -393,7 +400,7 @@ def test_sensitivity_is_the_divergence_of_answers_with_one_layer_rounded(nano, f
 
 
 def test_bytes_are_rounded_up():
-    assert slim.integer_bytes(convolution([1.0, 2.0, 3.0]), ["0"], [2, 3, 8]).tolist() == [[1, 2, 3]]
+    assert integer_bytes(convolution([1.0, 2.0, 3.0]), ["0"], [2, 3, 8]).tolist() == [[1, 2, 3]]
 
 
 # wrong arguments
@@ -477,7 +484,7 @@ def test_training_starts_from_a_float_classifier(nano, few):
 @pytest.mark.parametrize(("bits", "words"), [((), "bits is empty"), ((1,), "bits=1"), ((4, 2.5), "bits=2.5")])
 def test_sensitivity_needs_bits(nano, few, bits, words):
     with pytest.raises(ValueError, match=words):
-        slim.bit_sensitivity(nano, few.val, bits)
+        bit_sensitivity(nano, few.val, bits)
 
 
 # short biases
@@ -487,7 +494,7 @@ def test_sensitivity_needs_bits(nano, few, bits, words):
 def test_biases_are_rounded_as_numpy_does(nano, format, dtype):
     quantized = quantize_integer(nano, 3)
     before = {name: tensor.clone() for name, tensor in quantized.state_dict().items()}
-    rounded = quantized_layers(slim.round_biases(quantized, format))
+    rounded = quantized_layers(round_biases(quantized, format))
     assert all(tensor.equal(before[name]) for name, tensor in quantized.state_dict().items())
     for name, layer in quantized_layers(quantized).items():
         expected = layer.bias.detach().numpy().astype(dtype).astype(np.float32)
@@ -498,22 +505,22 @@ def test_biases_are_rounded_as_numpy_does(nano, format, dtype):
 def test_short_biases_take_half_the_bytes(nano):
     quantized = quantize_integer(nano, 3)
     count = sum(layer.bias.numel() for layer in quantized_layers(quantized).values())
-    saved = slim.packed_sizes(quantized).file - slim.packed_sizes(slim.round_biases(quantized)).file
+    saved = slim.packed_sizes(quantized).file - slim.packed_sizes(round_biases(quantized)).file
     assert saved > 1.8 * count  # two bytes each, and entropy coding on both sides
 
 
 def test_biases_that_are_integers_stay(nano, calibration):
     quantized = quantize_integer(nano, 8, 8, calibration)
-    assert same(slim.round_biases(quantized), quantized)
+    assert same(round_biases(quantized), quantized)
 
 
 def test_biases_without_a_layer_of_their_own_are_refused(nano):
     with pytest.raises(ValueError, match="model has BatchNorm, whose shifts are its biases: fold it first"):
-        slim.round_biases(nano)
+        round_biases(nano)
     with pytest.raises(TypeError, match="model is a Linear: expected a classifier"):
-        slim.round_biases(nn.Linear(1, 1))
+        round_biases(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="'fp9'"):
-        slim.round_biases(quantize_integer(nano, 8), "fp9")
+        round_biases(quantize_integer(nano, 8), "fp9")
 
 
 # a price for bits
@@ -551,7 +558,7 @@ def test_a_higher_price_makes_a_smaller_file(nano, few):
     files, zeros = [], []
     for price in (0.0, 1e-5, 1e-4):
         trained = train(nano, few, 4, learning_rate=5e-3, bit_price=price)
-        files.append(slim.packed_sizes(slim.round_biases(trained)).file)
+        files.append(slim.packed_sizes(round_biases(trained)).file)
         zeros.append(sum((layer.integers == 0).sum().item() for layer in quantized_layers(trained).values()))
     assert files[0] > 1.02 * files[1] > 1.02**2 * files[2]
     assert zeros[0] < zeros[1] < zeros[2]

@@ -1,5 +1,6 @@
 """Measured numbers are those worked out by hand, published, or counted by somebody else's tool."""
 
+import math
 import time
 
 import numpy as np
@@ -9,7 +10,8 @@ from torch import nn
 from ultralytics.utils.torch_utils import get_flops
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.measurement import checkpoint_bytes, score, timing, weight_bytes
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.measurement import LayerCost, checkpoint_bytes, score, timing, weight_bytes
 from yolo_slim_lessons.models import copy_model, weight_layers
 
 
@@ -25,9 +27,9 @@ def test_macs_of_two_layers_by_hand(nano):
     costs = {cost.name: cost for cost in slim.layer_costs(nano)}
     # The first convolution: 3 channels to 16, kernel 3×3, every second pixel of 64×64, so 32×32 positions.
     # 16 × 3 × 3 × 3 = 432 weights, each multiplied at 32 × 32 = 1,024 positions: 442,368. BatchNorm adds 16 + 16.
-    assert costs["model.0.conv"] == slim.LayerCost("model.0.conv", 432 + 32, 442_368, (16, 32, 32))
+    assert costs["model.0.conv"] == LayerCost("model.0.conv", 432 + 32, 442_368, (16, 32, 32))
     # The last layer: 1,280 features to 10 classes, one position: 12,800 weights, and 10 biases.
-    assert costs["model.9.linear"] == slim.LayerCost("model.9.linear", 12_810, 12_800, (10,))
+    assert costs["model.9.linear"] == LayerCost("model.9.linear", 12_810, 12_800, (10,))
 
 
 def test_macs_of_grouped_and_strided_convolutions_by_hand():
@@ -200,7 +202,7 @@ def test_splits_the_model_cannot_answer_are_refused(nano, some):
     with pytest.raises(ValueError, match="split is empty"):
         slim.measure(nano, some[:0])
     for label in (10, -1):
-        other = slim.Split(some.images[:2], torch.tensor([0, label]))
+        other = Split(some.images[:2], torch.tensor([0, label]))
         with pytest.raises(ValueError, match=f"split has label {label}, but the model knows the labels 0 to 9"):
             slim.evaluate(nano, other)
 
@@ -348,3 +350,23 @@ def test_scorecard_without_a_split_says_nothing_of_accuracy(nano):
     assert card.scores is None
     assert "top-1" not in card._repr_html_()
     assert "latency" in str(card)
+
+
+def test_a_quantized_model_is_not_called_larger_than_its_floats(nano):
+    whole = slim.measure(nano, repeats=1)
+    assert whole.quantized_bytes is None
+    for bits in (3, 8):
+        quantized = slim.quantize_integer(nano, bits)
+        card = slim.measure(quantized, repeats=1)
+        assert card.checkpoint_bytes is None  # save_model refuses it
+        weights = sum(math.ceil(layer.weight.numel() * bits / 8) for _, layer in slim.weight_layers(quantized))
+        outputs = sum(layer.weight.shape[0] for _, layer in slim.weight_layers(quantized))
+        assert card.quantized_bytes == weights + 2 * 4 * outputs  # a scale and a bias for each output
+        assert weights < card.quantized_bytes < whole.checkpoint_bytes * (bits + 1) / 16
+        assert ("weights as integers", f"{card.quantized_bytes / 1e6:.3f} MB") in card.rows()
+        assert "checkpoint file at FP16" not in dict(card.rows())
+
+
+def test_a_model_with_rounded_activations_has_no_checkpoint(nano):
+    card = slim.measure(slim.quantize_float(nano, "fp16", activations="fp16"), repeats=1)
+    assert card.checkpoint_bytes is card.quantized_bytes is None

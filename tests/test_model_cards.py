@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.compression.model_cards import model_card
 
 TEXTS = {
     "name": "Clothes",
@@ -25,7 +26,7 @@ def part(data):
 def test_card_holds_the_scores_of_the_test_images(nano, part, tmp_path):
     file = tmp_path / "nano.bin"
     file.write_bytes(b"weights")
-    card = slim.model_card(nano, part, files=[file], made_by="By hand.", **TEXTS)
+    card = model_card(nano, part, files=[file], made_by="By hand.", **TEXTS)
     scores = slim.evaluate(nano, part.test)
     assert f"Top-1 accuracy {scores.top1:.2%}" in card
     for row in scores.per_class:
@@ -46,7 +47,7 @@ def test_limits_name_the_weakest_class_and_the_worst_confusion(nano, part):
         linear = blind.model[-1].linear
         linear.weight[coat], linear.bias[coat] = 0, -1000
         linear.weight[bag], linear.bias[bag] = 0, 1000
-    card = slim.model_card(blind, part, **TEXTS)
+    card = model_card(blind, part, **TEXTS)
     assert "It finds 0.0% of" in card
     assert "taken for Bag (30)" in card
     assert "in 100% of 200 cases" in card
@@ -56,11 +57,11 @@ def test_limits_name_the_weakest_class_and_the_worst_confusion(nano, part):
 @pytest.mark.parametrize("argument", TEXTS)
 def test_a_card_without_its_texts_is_refused(nano, part, argument):
     with pytest.raises(ValueError, match=f"{argument}=' '"):
-        slim.model_card(nano, part, **TEXTS | {argument: " "})
+        model_card(nano, part, **TEXTS | {argument: " "})
 
 
 def test_files_must_exist_and_models_be_classifiers(nano, part, tmp_path):
     with pytest.raises(FileNotFoundError, match="lost.onnx"):
-        slim.model_card(nano, part, files=[tmp_path / "lost.onnx"], **TEXTS)
+        model_card(nano, part, files=[tmp_path / "lost.onnx"], **TEXTS)
     with pytest.raises(TypeError, match="model is a str"):
-        slim.model_card("nano", part, **TEXTS)
+        model_card("nano", part, **TEXTS)

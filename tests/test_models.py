@@ -19,6 +19,7 @@ from ultralytics.utils import LOGGER
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons import models
+from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.files import DATA_DIR, WEIGHTS_DIR, write_atomically
 
 
@@ -185,8 +186,8 @@ def test_a_yolo_object_that_has_predicted_can_still_be_trained(fresh, data, tmp_
     yolo = YOLO(slim.save_model(fresh, tmp_path / "mine.pt"))
     yolo.predict(np.zeros((32, 32, 3), np.uint8), verbose=False, project=str(tmp_path / "runs"))
     loaded = slim.load_model(yolo)
-    images = slim.Split(data.val.images[:8, :, ::2, ::2], torch.arange(8) % 3)
-    trained = slim.fit(loaded, slim.ImageData(images, images, images, ("ant", "bee", "cat"), 32), 1, progress=False)
+    images = Split(data.val.images[:8, :, ::2, ::2], torch.arange(8) % 3)
+    trained = slim.fit(loaded, ImageData(images, images, images, ("ant", "bee", "cat"), 32), 1, progress=False)
     assert not trained.model[0].conv.weight.equal(fresh.model[0].conv.weight)
 
 
@@ -450,3 +451,27 @@ def test_save_refuses_other_endings_precisions_and_things(fresh, tmp_path):
     with pytest.raises(TypeError, match="model is a Linear: expected a classifier"):
         slim.save_model(nn.Linear(2, 2), tmp_path / "model.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "quantize",
+    [
+        lambda model, data: slim.quantize_integer(model, 4),
+        lambda model, data: slim.quantize_integer(model, 8, 8, calibration=data.train.take(8)),
+        lambda model, data: slim.quantize_float(model, "fp16", activations="fp16"),
+    ],
+    ids=["integers", "integers and activations", "rounded activations"],
+)
+def test_models_that_plain_ultralytics_could_not_open_are_refused(quantize, nano, data, tmp_path):
+    with pytest.raises(ValueError, match=r"model\.0\.conv.*dequantize\(model\).*save_packed and export_onnx"):
+        slim.save_model(quantize(nano, data), tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ways_out_of_that_refusal_lead_out(nano, tmp_path):
+    quantized = slim.quantize_integer(nano, 4)
+    images = torch.rand(2, 3, 64, 64)
+    plain = slim.load_model(slim.save_model(slim.dequantize(quantized), tmp_path / "plain.pt"))
+    packed = slim.load_packed(slim.save_packed(quantized, tmp_path / "model.slim"))
+    for loaded in (plain, packed):
+        torch.testing.assert_close(models.logits(loaded, images), models.logits(quantized, images))

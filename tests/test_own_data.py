@@ -13,6 +13,7 @@ from ultralytics import YOLO
 from ultralytics.data.augment import classify_transforms
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.data.pictures import read_picture
 
 NAMES = ("Ботинок", "T恤 上衣", "mes élèves", "حقيبة")
@@ -309,9 +310,9 @@ def test_names_in_any_script_survive_training_files_and_folders(tmp_path):
 
 
 def test_names_that_no_folder_may_have_stay_inside_and_apart(tmp_path):
-    split = slim.Split(torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 32, 32), torch.arange(5))
+    split = Split(torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(5, 3, 32, 32), torch.arange(5))
     names = ("..", "", ".hidden", "a\tb", "ends. ")
-    slim.write_image_folder(slim.ImageData(split, split, split, names, 32), tmp_path / "out")
+    slim.write_image_folder(ImageData(split, split, split, names, 32), tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     again = slim.load_images(tmp_path / "out", image_size=32)
     assert len(again.class_names) == 5

@@ -17,9 +17,10 @@ from ultralytics.nn.modules import Bottleneck, C2f
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.files import WEIGHTS_DIR
-from yolo_slim_lessons.packing import container, entropy_coder, values
+from yolo_slim_lessons.packing import container, entropy_bits, entropy_coder, values
 from yolo_slim_lessons.packing.structure import build
 from yolo_slim_lessons.quantization import quantize_integer
+from yolo_slim_lessons.quantization.floats import float_format
 
 
 def weights_of(model):
@@ -167,7 +168,7 @@ def test_floats_of_few_bits_take_few_bits(nano, tmp_path):
         path = slim.save_packed(model, tmp_path / "model.slim")
         weights = sum(entropy_bytes(weight) for weight in weights_of(model))
         biases = 4 * sum(layer.bias.numel() for _, layer in slim.weight_layers(model))
-        bits = slim.float_format(name).bits
+        bits = float_format(name).bits
         assert path.stat().st_size < bits / 8 * sum(weight.numel() for weight in weights_of(model)) + biases
         if bits <= 8:
             assert path.stat().st_size <= 1.03 * weights + biases
@@ -198,10 +199,10 @@ def test_sizes_add_up_and_render(small, tmp_path):
 
 
 def test_entropy_by_hand_and_by_scipy():
-    assert slim.entropy_bits([]) == slim.entropy_bits([7, 7, 7]) == 0
-    assert slim.entropy_bits(torch.tensor([[1, 2], [3, 4]])) == 8
+    assert entropy_bits([]) == entropy_bits([7, 7, 7]) == 0
+    assert entropy_bits(torch.tensor([[1, 2], [3, 4]])) == 8
     draws = np.random.default_rng(0).binomial(20, 0.3, 5000)
-    assert slim.entropy_bits(draws) / 8 == pytest.approx(entropy_bytes(torch.from_numpy(draws)))
+    assert entropy_bits(draws) / 8 == pytest.approx(entropy_bytes(torch.from_numpy(draws)))
 
 
 @given(arrays.arrays(np.int64, st.integers(1, 3000), elements=st.integers(0, 300), fill=st.just(7)), st.data())
@@ -225,7 +226,7 @@ def test_coder_comes_close_to_the_entropy(symbols):
     draws = generator.choice(symbols, 400_000, p=generator.dirichlet(np.full(symbols, 0.5)))
     table = entropy_coder.frequencies(entropy_coder.rough_counts(np.bincount(draws, minlength=symbols)))
     ends = 5 * (len(draws) // 4096)  # bytes of the states
-    assert len(entropy_coder.encode([draws], [table])) < 1.01 * slim.entropy_bits(draws) / 8 + ends
+    assert len(entropy_coder.encode([draws], [table])) < 1.01 * entropy_bits(draws) / 8 + ends
     assert len(entropy_coder.encode([draws * 0], [np.array([1 << 15], dtype=np.int64)])) < 500  # nothing new is said
 
 

@@ -9,7 +9,6 @@ import yaml
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.compression import recipes
-from yolo_slim_lessons.compression.recipes.compressed import compress_shipped
 from yolo_slim_lessons.files import WEIGHTS_DIR, verify_files
 from yolo_slim_lessons.models import logits
 
@@ -96,7 +95,7 @@ def test_a_recipe_of_stages_writes_files_results_and_checksums(tiny, tmp_path):
         ],
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    weights = compress_shipped("small", folder)
+    weights = recipes.compress_shipped("small", folder)
     result = json.loads((folder / "small.json").read_text(encoding="utf-8"))
     assert [stage["name"] for stage in result["stages"]] == ["start", *(list(stage)[0] for stage in recipe["stages"])]
     packed = folder / "small.slim"

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.compression import Target
 from yolo_slim_lessons.compression.report import write_report
 from yolo_slim_lessons.teaching import plots
 
@@ -61,7 +62,7 @@ def few(data):
 def result(nano, few):
     stages = [{"prune_channels": {"prune_rate": 0.5}}, {"quantize_integer": {"bits": 4}}]
     made = slim.compress(nano, few, {"seed": 3, "stages": stages}, progress=False)
-    return dataclasses.replace(made, targets=(slim.Target("target_bytes", 1_000, made.stages[-1].packed_bytes),))
+    return dataclasses.replace(made, targets=(Target("target_bytes", 1_000, made.stages[-1].packed_bytes),))
 
 
 @pytest.fixture

@@ -13,15 +13,18 @@ from torch import nn
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.compression import budgets
-from yolo_slim_lessons.compression.narrowing import narrowing
+from yolo_slim_lessons.compression.budgets import Survey, plan_recipe, survey_layers
+from yolo_slim_lessons.compression.channel_scan import narrower_models
 from yolo_slim_lessons.data import as_floats
 from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.quantization.few_bits import round_biases
+from yolo_slim_lessons.search import sensitivity
 
 
 def test_scan_holds_the_accuracy_of_each_model(nano, data):
     few = data.val.take(60)
     layers, rates = ["model.1.conv", "model.9.linear"], [0.0, 0.95]
-    scan = slim.sensitivity(nano, few, slim.prune_weights, layers, rates, progress=False)
+    scan = sensitivity(nano, few, slim.prune_weights, layers, rates, progress=False)
     assert (scan.layers, scan.rates, scan.images) == (tuple(layers), tuple(rates), 60)
     assert scan.baseline == slim.evaluate(nano, few, progress=False).top1
     assert scan.top1.shape == (2, 2)
@@ -33,7 +36,7 @@ def test_scan_holds_the_accuracy_of_each_model(nano, data):
 
 def test_change_is_called_with_one_layer_and_rate_at_a_time(nano, data):
     calls = []
-    slim.sensitivity(
+    sensitivity(
         nano, data.val.take(10), lambda model, change: calls.append(change) or model, "ab", [0.1, 0.2], progress=False
     )
     assert calls == [{"a": 0.1}, {"a": 0.2}, {"b": 0.1}, {"b": 0.2}]
@@ -42,12 +45,12 @@ def test_change_is_called_with_one_layer_and_rate_at_a_time(nano, data):
 @pytest.mark.parametrize(("layers", "rates"), [([], [0.5]), (["model.0.conv"], [])])
 def test_nothing_to_scan(nano, data, layers, rates):
     with pytest.raises(ValueError, match="expected at least one of each"):
-        slim.sensitivity(nano, data.val.take(10), slim.prune_weights, layers, rates)
+        sensitivity(nano, data.val.take(10), slim.prune_weights, layers, rates)
 
 
 def test_a_wrong_layer_is_named(nano, data):
     with pytest.raises(ValueError, match="'conv7'"):
-        slim.sensitivity(nano, data.val.take(10), slim.prune_weights, ["conv7"], [0.5], progress=False)
+        sensitivity(nano, data.val.take(10), slim.prune_weights, ["conv7"], [0.5], progress=False)
 
 
 # budgets: what layers can bear
@@ -62,7 +65,7 @@ def few():
 
 @pytest.fixture(scope="module")
 def survey(nano, few):
-    return slim.survey_layers(nano, few.val, images=24, bits=(2, 4, 8), progress=False)
+    return survey_layers(nano, few.val, images=24, bits=(2, 4, 8), progress=False)
 
 
 def test_survey_is_the_divergence_with_one_layer_narrowed(nano, few, survey):
@@ -86,20 +89,20 @@ def test_survey_is_the_divergence_with_one_layer_narrowed(nano, few, survey):
     assert survey.bits.layers == tuple(name for name, _ in slim.weight_layers(nano))
 
 
-def test_models_of_the_line_get_smaller_and_never_cheaper(nano, survey):
-    line = narrowing(nano, survey.channels, "parameters")
-    assert line[0].loss == 0
-    assert survey.channels.rates(line[0].counts) == {}
+def test_models_of_the_sequence_get_smaller_and_never_cheaper(nano, survey):
+    line = narrower_models(nano, survey.channels, "parameters")
+    assert survey.channels.loss(line[0]) == 0
+    assert survey.channels.rates(line[0]) == {}
     for before, after in pairwise(line):
-        assert (after.counts <= before.counts).all()
-        assert 8 <= (before.counts - after.counts).sum() <= 16  # a block of 8, or one of each tied half
-        assert after.loss >= before.loss
-    smallest = slim.prune_channels(nano, survey.channels.rates(line[-1].counts))
+        assert (after <= before).all()
+        assert 8 <= (before - after).sum() <= 16  # a block of 8, or one of each tied half
+        assert survey.channels.loss(after) >= survey.channels.loss(before)
+    smallest = slim.prune_channels(nano, survey.channels.rates(line[-1]))
     widths = {layer.weight.shape[0] for name, layer in slim.weight_layers(smallest)}
     assert widths == {8, 16, 10}  # the halves of a split make 16, and there are ten classes
-    middle = slim.prune_channels(nano, survey.channels.rates(line[60].counts))
+    middle = slim.prune_channels(nano, survey.channels.rates(line[60]))
     groups = slim.channel_groups(middle)
-    assert [group.size for group in groups] == line[60].counts.tolist()
+    assert [group.size for group in groups] == line[60].tolist()
 
 
 # budgets: plans
@@ -110,12 +113,12 @@ def carried_out(model, recipe):
     settings = {name: options for stage in recipe["stages"] for name, options in stage.items()}
     narrow = slim.prune_channels(model, **settings["prune_channels"]) if "prune_channels" in settings else model
     bits = (settings.get("train_quantized") or settings["quantize_integer"])["bits"]
-    return slim.round_biases(slim.quantize_integer(narrow, bits)), settings
+    return round_biases(slim.quantize_integer(narrow, bits)), settings
 
 
 @pytest.mark.parametrize("target", [15_000, 60_000])
 def test_the_plan_fits_into_the_bytes_and_uses_them(nano, survey, target, tmp_path):
-    recipe = slim.plan_recipe(nano, survey, slim.Budget(target_bytes=target))
+    recipe = plan_recipe(nano, survey, slim.Budget(target_bytes=target))
     small, settings = carried_out(nano, recipe)
     size = slim.save_packed(small, tmp_path / "small.slim").stat().st_size
     assert 0.95 * target < size <= target
@@ -124,19 +127,19 @@ def test_the_plan_fits_into_the_bytes_and_uses_them(nano, survey, target, tmp_pa
 
 
 def test_the_same_survey_gives_the_same_plan(nano, survey):
-    first, again = (slim.plan_recipe(nano, survey, slim.Budget(target_bytes=40_000)) for _ in range(2))
+    first, again = (plan_recipe(nano, survey, slim.Budget(target_bytes=40_000)) for _ in range(2))
     assert first == again
 
 
 def test_a_large_budget_takes_all_bits_and_prunes_nothing(nano, survey):
-    recipe = slim.plan_recipe(nano, survey, slim.Budget(target_bytes=10**8, epochs=4))
+    recipe = plan_recipe(nano, survey, slim.Budget(target_bytes=10**8, epochs=4))
     assert [name for stage in recipe["stages"] for name in stage] == ["train_quantized", "round_biases"]
     assert set(recipe["stages"][0]["train_quantized"]["bits"].values()) == {8}
 
 
 def test_what_cannot_bear_it_is_spared(nano, survey):
     budget = slim.Budget(target_bytes=40_000)
-    _, settings = carried_out(nano, slim.plan_recipe(nano, survey, budget))
+    _, settings = carried_out(nano, plan_recipe(nano, survey, budget))
     assert settings["prune_channels"]["prune_rate"]["model.7.conv"] > 0
     assert settings["train_quantized"]["bits"]["model.8.cv1.conv"] < 8
     bit_losses, channel_losses = survey.bits.loss.copy(), list(survey.channels.losses)
@@ -144,8 +147,8 @@ def test_what_cannot_bear_it_is_spared(nano, survey):
     names = [survey.channels.groups[members[0]].name for members in survey.channels.families]
     row = names.index("model.7.conv")
     channel_losses[row] = channel_losses[row] + 1000 * (channel_losses[row] > 0)
-    touchy = slim.Survey(replace(survey.channels, losses=channel_losses), replace(survey.bits, loss=bit_losses))
-    _, settings = carried_out(nano, slim.plan_recipe(nano, touchy, budget))
+    touchy = Survey(replace(survey.channels, losses=channel_losses), replace(survey.bits, loss=bit_losses))
+    _, settings = carried_out(nano, plan_recipe(nano, touchy, budget))
     assert "model.7.conv" not in settings["prune_channels"]["prune_rate"]
     assert settings["train_quantized"]["bits"]["model.8.cv1.conv"] == 8
 
@@ -175,12 +178,12 @@ def milliseconds_are_macs(monkeypatch):
 
 def test_channels_go_until_the_model_is_fast_enough(nano, survey, milliseconds_are_macs):
     whole = slim.count_macs(nano) / 1e6
-    recipe = slim.plan_recipe(nano, survey, slim.Budget(target_latency=whole / 2))
+    recipe = plan_recipe(nano, survey, slim.Budget(target_latency=whole / 2))
     assert [name for stage in recipe["stages"] for name in stage] == ["prune_channels", "distill"]
     rates = recipe["stages"][0]["prune_channels"]["prune_rate"]
     macs = slim.count_macs(slim.prune_channels(nano, rates)) / 1e6
     assert 0.85 * 0.9 * whole / 2 < macs <= 0.9 * whole / 2  # the first on the line below the target less a tenth
-    both = slim.plan_recipe(nano, survey, slim.Budget(target_latency=whole / 2, target_bytes=60_000))
+    both = plan_recipe(nano, survey, slim.Budget(target_latency=whole / 2, target_bytes=60_000))
     small, settings = carried_out(nano, both)
     assert slim.packed_sizes(small).file <= 60_000
     assert slim.count_macs(small) / 1e6 <= 0.9 * whole / 2
@@ -188,15 +191,15 @@ def test_channels_go_until_the_model_is_fast_enough(nano, survey, milliseconds_a
 
 
 def test_fast_enough_already(nano, survey, milliseconds_are_macs):
-    recipe = slim.plan_recipe(nano, survey, slim.Budget(target_latency=1000))
+    recipe = plan_recipe(nano, survey, slim.Budget(target_latency=1000))
     assert recipe == {"seed": 0, "stages": []}
 
 
 def test_targets_that_cannot_be_met_name_the_least(nano, survey, milliseconds_are_macs):
     with pytest.raises(ValueError, match=r"target_bytes=900: the smallest plan takes [\d,]+ bytes"):
-        slim.plan_recipe(nano, survey, slim.Budget(target_bytes=900))
+        plan_recipe(nano, survey, slim.Budget(target_bytes=900))
     with pytest.raises(ValueError, match=r"target_latency=0.01: the narrowest model takes 1\.\d+ ms"):
-        slim.plan_recipe(nano, survey, slim.Budget(target_latency=0.01))
+        plan_recipe(nano, survey, slim.Budget(target_latency=0.01))
 
 
 @pytest.mark.parametrize(
@@ -220,14 +223,14 @@ def test_budgets_out_of_range_are_named(targets, error, words):
 
 def test_a_plan_needs_a_budget_that_can_be_foreseen(nano, survey):
     with pytest.raises(ValueError, match="only training tells what is lost"):
-        slim.plan_recipe(nano, survey, slim.Budget(max_drop=0.01))
+        plan_recipe(nano, survey, slim.Budget(max_drop=0.01))
     with pytest.raises(TypeError, match="budget=50000: expected a Budget"):
-        slim.plan_recipe(nano, survey, 50_000)
+        plan_recipe(nano, survey, 50_000)
     with pytest.raises(TypeError, match="model is a str: expected a classifier"):
-        slim.survey_layers("nano", None)
+        survey_layers("nano", None)
 
 
 @pytest.mark.parametrize("images", [1, 0, 2.5, True])
 def test_a_survey_needs_images(nano, few, images):
     with pytest.raises(ValueError, match=f"images={images}, of 60: expected 2 or more, such as 256"):
-        slim.survey_layers(nano, few.val, images=images)
+        survey_layers(nano, few.val, images=images)

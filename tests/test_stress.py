@@ -191,6 +191,7 @@ for category in (locale.LC_CTYPE, locale.LC_NUMERIC, locale.LC_TIME, locale.LC_C
     locale.setlocale(category, "")
 import torch
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.data import ImageData
 from ultralytics import YOLO
 from yolo_slim_lessons.teaching import environment, plots
 
@@ -206,7 +207,7 @@ digests = {path.suffix: hashlib.sha256(path.read_bytes()).hexdigest() for path i
 
 few = data.test.take(20)
 if not (folder / "Bilder 图").exists():
-    smaller = slim.ImageData(few, few, few, data.class_names, 32)
+    smaller = ImageData(few, few, few, data.class_names, 32)
     slim.write_image_folder(smaller, folder / "Bilder 图")
 pictures = slim.load_images(folder / "Bilder 图", image_size=32)
 answers = {

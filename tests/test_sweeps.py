@@ -1,5 +1,6 @@
 """Sweeps that are stopped, that fail in places, and whose workers are killed: nothing that was computed is lost."""
 
+import contextlib
 import functools
 import json
 import os
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.search.sweeps import _compute
+from yolo_slim_lessons.search import pareto_front
 
 GRID = {"bits": [2, 4, 8], "rate": [0.0, 0.5]}
 
@@ -40,13 +41,13 @@ def test_the_front_is_what_no_record_beats(numbers):
             and other != record
         ]
         expected += [] if better_ones else [record]
-    assert slim.pareto_front(records, minimize=("bytes", "ms")) == expected
+    assert pareto_front(records, minimize=("bytes", "ms")) == expected
 
 
 def test_the_front_of_two_numbers_is_a_staircase():
     random = np.random.default_rng(0)
     records = [{"top1": top1, "bytes": size} for top1, size in random.random((200, 2))]
-    front = sorted(slim.pareto_front(records), key=lambda record: record["bytes"])
+    front = sorted(pareto_front(records), key=lambda record: record["bytes"])
     assert 1 < len(front) < 30
     assert all(smaller["top1"] < larger["top1"] for smaller, larger in zip(front, front[1:], strict=False))
     assert front[-1]["top1"] == max(record["top1"] for record in records)
@@ -56,19 +57,19 @@ def test_the_front_of_two_numbers_is_a_staircase():
 def test_equal_records_stay_together():
     twins = [{"top1": 0.9, "bytes": 10, "name": name} for name in "ab"]
     worse = {"top1": 0.9, "bytes": 11, "name": "c"}
-    assert slim.pareto_front([*twins, worse]) == twins
-    assert slim.pareto_front([]) == []
+    assert pareto_front([*twins, worse]) == twins
+    assert pareto_front([]) == []
 
 
 def test_the_front_needs_numbers_to_compare():
     records = [{"top1": 0.5, "bytes": 1}, {"top1": float("nan"), "bytes": 1}]
     with pytest.raises(ValueError, match="record 1 has top1=nan"):
-        slim.pareto_front(records)
+        pareto_front(records)
     with pytest.raises(KeyError, match="record 0 has no 'ms'"):
-        slim.pareto_front(records, minimize=["ms"])
+        pareto_front(records, minimize=["ms"])
     for names in ({"maximize": (), "minimize": ()}, {"maximize": ["bytes"]}):
         with pytest.raises(ValueError, match="expected at least one entry, and each once"):
-            slim.pareto_front(records, **names)
+            pareto_front(records, **names)
 
 
 # what a sweep returns
@@ -83,9 +84,7 @@ def test_every_combination_in_the_order_of_the_grid(tmp_path):
         for seed in (0, 7)
     ]
     assert records == expected
-    points = [json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.glob("*.json")]
-    assert sum(point.get("point") == {"bits": 4, "rate": 0.5, "seed": 7} for point in points) == 1
-    assert len(points) == 12 + 1  # and whose they are
+    assert json.loads(json.dumps(records)) == expected
 
 
 def test_processes_compute_the_same(tmp_path):
@@ -150,8 +149,7 @@ def test_more_values_and_seeds_compute_only_what_is_new(tmp_path):
 def test_a_damaged_file_is_computed_anew(tmp_path, damage):
     calls = []
     first = slim.sweep(counting(calls), GRID, tmp_path, progress=False)
-    file = next(file for file in tmp_path.glob("*.json") if file.name != "sweep.json")
-    file.write_bytes(damage)
+    max(tmp_path.rglob("*.pkl")).write_bytes(damage)
     assert slim.sweep(counting(calls), GRID, tmp_path, progress=False) == first
     assert len(calls) == 7
 
@@ -174,71 +172,66 @@ def test_a_point_that_fails_is_named_and_the_others_are_kept(tmp_path):
 
 
 def test_a_process_that_dies_takes_its_own_points_along(tmp_path):
-    folder = tmp_path / "sweep"
+    folder, died = tmp_path / "sweep", tmp_path / "died"
 
     def function(x, seed):
-        if x == 2 and not (tmp_path / "died").exists():
-            (tmp_path / "died").touch()
+        if x == 2 and not died.exists():
+            died.touch()
             os._exit(1)
         return x
 
     with pytest.raises(joblib.externals.loky.process_executor.TerminatedWorkerError):
         slim.sweep(function, {"x": range(4)}, folder, n_jobs=2, progress=False)
-    assert [record["result"] for record in slim.sweep(function, {"x": range(4)}, folder, progress=False)] == [
-        0,
-        1,
-        2,
-        3,
-    ]
-    assert list(folder.glob("*.begun")) == []
+    records = slim.sweep(function, {"x": range(4)}, folder, progress=False)
+    assert [record["result"] for record in records] == [0, 1, 2, 3]
+    assert list(folder.glob("attempts-*")) == []
 
 
-def test_a_point_that_kills_every_process_is_given_up(tmp_path):
-    file = tmp_path / "point.json"
-    file.with_suffix(".begun").write_bytes(b"..")  # died twice, which may have been bad luck
-    assert _compute(lambda x, seed: x, {"x": 1, "seed": 0}, file) is None
-    file.unlink()
-    file.with_suffix(".begun").write_bytes(b"...")
-    problem = _compute(lambda x, seed: pytest.fail("tried once more"), {"x": 1, "seed": 0}, file)
-    assert problem.startswith("At x=1, seed=0: the process died 3 times")
+# which function it is
 
 
-# a folder belongs to one sweep
-
-
-def test_the_folder_of_another_sweep_is_refused(tmp_path):
+def test_functions_with_other_texts_or_fixed_arguments_share_a_folder_and_nothing_else(tmp_path):
     def other(bits, rate, seed):
-        return 1
+        return {"levels": 1}
 
-    slim.sweep(power, GRID, tmp_path, progress=False)
-    with pytest.raises(ValueError, match=r"another sweep, of function 'power' \(now '.*other'\), source"):
-        slim.sweep(other, GRID, tmp_path, progress=False)
-    with pytest.raises(ValueError, match=r"settings \['bits', 'rate', 'seed'\] \(now \['bits', 'seed'\]\)"):
-        slim.sweep(power, {"bits": [2]}, tmp_path, progress=False)
-    with pytest.raises(ValueError, match=r"fixed \{\} \(now \{'base': 3\}\)"):
-        slim.sweep(functools.partial(power, base=3), GRID, tmp_path, progress=False)
-    assert slim.sweep(power, GRID, tmp_path, progress=False)[0]["levels"] == 4
+    lambdas = [lambda bits, rate, seed: {"levels": 0}, lambda bits, rate, seed: {"levels": -1}]
+    functions = [power, functools.partial(power, base=3), other, *lambdas]
+    for _ in range(2):  # the second time, each finds its own
+        levels = [slim.sweep(function, GRID, tmp_path, progress=False)[0]["levels"] for function in functions]
+        assert levels == [4, 9, 1, 0, -1]
 
 
-def test_a_function_that_was_rewritten_is_another_one(tmp_path, run_python):
+class Count:
+    """A callable object with a state."""
+
+    def __init__(self, start):
+        self.start = start
+
+    def __call__(self, x, seed):
+        return self.start + x
+
+    def from_a_method(self, x, seed):
+        return self.start - x
+
+
+def test_objects_and_methods_are_known_by_their_state(tmp_path):
+    for function, expected in ((Count(1), 3), (Count(5), 7), (Count(1).from_a_method, -1), (Count(5), 7)):
+        assert slim.sweep(function, {"x": [2]}, tmp_path, progress=False)[0]["result"] == expected
+
+
+def test_a_function_that_was_rewritten_is_computed_anew_and_its_old_points_are_kept(tmp_path, run_python):
     code = """
 import sys, yolo_slim_lessons as slim, study
-try:
-    print(slim.sweep(study.f, {"x": [1]}, sys.argv[1], progress=False))
-except ValueError as error:
-    print(error)
+print(slim.sweep(study.f, {"x": [1]}, sys.argv[1], progress=False)[0]["result"], study.calls)
 """
     folder = tmp_path / "fresh-python"  # where run_python works
     folder.mkdir()
-    versions = ("def f(x, seed):\n    return x + 1\n", "def f(x, seed):  # the same\n\n    return x+1\n",
-                "def f(x, seed):\n    return x + 2\n")  # fmt: skip
     said = []
-    for text in versions:
+    for change in ("1", "2", "1"):
+        text = f"calls = []\n\ndef f(x, seed):\n    calls.append(x)\n    return x + {change}\n"
         (folder / "study.py").write_text(text, encoding="utf-8")
-        said.append(run_python(code, tmp_path / "sweep", environment={"PYTHONDONTWRITEBYTECODE": "1"}))
-    assert "'result': 2" in said[0]
-    assert said[1] == said[0]
-    assert "another sweep, of source" in said[2]
+        said.append(run_python(code, tmp_path / "sweep", environment={"PYTHONDONTWRITEBYTECODE": "1"}).strip())
+    assert said == ["2 [1]", "3 [1]", "2 []"]
 
 
 # wrong arguments
@@ -255,7 +248,7 @@ except ValueError as error:
         ),
         ({"seeds": []}, ValueError, r"seeds=\[\]: expected at least one value"),
         ({"grid": {"seed": [1]}}, ValueError, "grid has a setting 'seed': pass seeds= instead"),
-        ({"grid": {"bits": [object()]}}, TypeError, "bits=<object .*expected a number, text"),
+        ({"grid": {"bits": [object()]}}, TypeError, r"bits=\[<object .*expected numbers, texts"),
     ],
 )
 def test_wrong_grids_are_named(tmp_path, arguments, error, words):
@@ -281,8 +274,23 @@ def test_wrong_results_are_named(tmp_path, returned, words):
 # a Dask cluster
 
 
-def test_a_killed_worker_of_a_dask_cluster_costs_nothing(tmp_path):
+@contextlib.contextmanager
+def dask_cluster(folder):
+    """Two worker processes, on which joblib runs what is within."""
     dask, distributed = pytest.importorskip("dask"), pytest.importorskip("dask.distributed")
+    # A busy computer may need longer than the usual 30 s to import PyTorch in a worker that is started anew.
+    patience = {"distributed.comm.timeouts.tcp": "300s", "distributed.comm.timeouts.connect": "300s"}
+    options = {"threads_per_worker": 1, "dashboard_address": ":0", "local_directory": str(folder)}
+    with (
+        dask.config.set(patience),
+        distributed.LocalCluster(n_workers=2, processes=True, **options) as cluster,
+        distributed.Client(cluster),
+        joblib.parallel_config(backend="dask"),
+    ):
+        yield
+
+
+def test_a_killed_worker_of_a_dask_cluster_costs_nothing(tmp_path):
     started = tmp_path / "started"
     started.mkdir()
 
@@ -305,17 +313,7 @@ def test_a_killed_worker_of_a_dask_cluster_costs_nothing(tmp_path):
         os.kill(victim, signal.SIGKILL)
         return victim
 
-    # A busy computer may need longer than the usual 30 s to import PyTorch in a worker that is started anew.
-    patience = {"distributed.comm.timeouts.tcp": "300s", "distributed.comm.timeouts.connect": "300s"}
-    with (
-        dask.config.set(patience),
-        distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", local_directory=str(tmp_path)
-        ) as cluster,
-        distributed.Client(cluster),
-        joblib.parallel_config(backend="dask"),
-        ThreadPoolExecutor(1) as beside,
-    ):
+    with dask_cluster(tmp_path), ThreadPoolExecutor(1) as beside:
         killed = beside.submit(kill_one)
         records = slim.sweep(slow_square, {"x": range(20)}, tmp_path / "sweep", progress=False)
         victim = killed.result(10)
@@ -325,3 +323,14 @@ def test_a_killed_worker_of_a_dask_cluster_costs_nothing(tmp_path):
     assert len(calls) <= 21  # the one that was being computed once more, and no other
     by_victim = [record for record in records if record["pid"] == victim]
     assert len(by_victim) < 10  # others took over what it had not begun
+
+
+def test_a_point_that_kills_every_worker_is_given_up_and_the_others_are_kept(tmp_path):
+    def function(x, seed):
+        if x == 1:
+            os._exit(1)
+        return x
+
+    with dask_cluster(tmp_path), pytest.raises(RuntimeError, match="1 of 3 points failed.*At x=1, seed=0: .*died 3"):
+        slim.sweep(function, {"x": range(3)}, tmp_path / "sweep", progress=False)
+    assert len(slim.sweep(function, {"x": [0, 2]}, tmp_path / "sweep", progress=False)) == 2

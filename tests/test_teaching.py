@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.teaching import exercises, plots, widgets
 from yolo_slim_lessons.teaching.exercises.feedback import Feedback, UnreadableAnswerError, as_number, check
 from yolo_slim_lessons.teaching.widgets import explore
@@ -147,7 +148,7 @@ def test_show_displays_source_with_its_docstring():
     assert shown.data.startswith("def wilson_interval(correct: int, images: int)")
     assert "Wilson, 1927" in shown.data
     assert "highlight" in shown._repr_html_()
-    assert slim.show(slim.Split).data.lstrip().startswith("@dataclass")
+    assert slim.show(Split).data.lstrip().startswith("@dataclass")
 
 
 @pytest.mark.parametrize(("thing", "name"), [(len, "builtin_function_or_method"), (5, "int"), (int, "type")])

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons import training
-from yolo_slim_lessons.data import as_floats
+from yolo_slim_lessons.data import ImageData, Split, as_floats
 from yolo_slim_lessons.models import copy_model, logits, weight_layers
 from yolo_slim_lessons.training import augmented, label_loss, top1_accuracy
 
@@ -17,7 +17,7 @@ from yolo_slim_lessons.training import augmented, label_loss, top1_accuracy
 def few(data):
     """96 training and 20 validation images, without test images: fit() must not look at any."""
     part = data.take(train=96, val=20)
-    return slim.ImageData(part.train, part.val, None, part.class_names, part.image_size)
+    return ImageData(part.train, part.val, None, part.class_names, part.image_size)
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +140,8 @@ def test_a_single_leftover_image_joins_the_batch_before_it():
     # 33 images of 32 px: the last layers see one position only, and BatchNorm cannot learn from one number.
     random = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (33, 3, 32, 32), dtype=torch.uint8, generator=random)
-    split = slim.Split(images, torch.arange(33) % 2)
-    data = slim.ImageData(split, split[:4], None, ("ant", "bee"), 32)
+    split = Split(images, torch.arange(33) % 2)
+    data = ImageData(split, split[:4], None, ("ant", "bee"), 32)
     sizes = []
 
     def count(scores, labels, images):
@@ -200,8 +200,8 @@ def plain():
     """96 images of one brightness each: 20 × the label, of ten labels."""
     labels = torch.arange(96) % 10
     images = (20 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
-    split = slim.Split(images, labels)
-    return slim.ImageData(split, split[:20], None, tuple("abcdefghij"), 64)
+    split = Split(images, labels)
+    return ImageData(split, split[:20], None, tuple("abcdefghij"), 64)
 
 
 def blended(start, data, **settings):
@@ -419,7 +419,7 @@ def test_numbers_out_of_range_are_named(start, few, name, value):
 def test_labels_that_the_model_does_not_know_are_named(start, few, label, found):
     labels = few.train.labels.clone()
     labels[0] = label
-    data = slim.ImageData(slim.Split(few.train.images, labels), few.val, None, few.class_names, few.image_size)
+    data = ImageData(Split(few.train.images, labels), few.val, None, few.class_names, few.image_size)
     with pytest.raises(ValueError, match=f"data.train has labels from {found}: expected 0 to 9"):
         fit(start, data, 1)
 

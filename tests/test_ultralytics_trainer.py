@@ -17,6 +17,7 @@ from ultralytics.data import ClassificationDataset
 from ultralytics.utils.dist import generate_ddp_file
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.distillation import soft_target_loss
 from yolo_slim_lessons.models import copy_model, logits
 
 SETTINGS = {
@@ -179,7 +180,7 @@ def test_val_losses_are_those_of_the_ema_model_worked_out_by_hand(distilled, ima
         scores, answers = logits(trained, batch), logits(nano, batch)
     last = rows(distilled)[-1]
     assert last["val/loss"] == pytest.approx(F.cross_entropy(scores, labels).item(), rel=0.02)
-    assert last["val/distill"] == pytest.approx(slim.soft_target_loss(scores, answers, 3.0).item(), rel=0.02)
+    assert last["val/distill"] == pytest.approx(soft_target_loss(scores, answers, 3.0).item(), rel=0.02)
 
 
 def test_alpha_weighs_the_two(file, images, tmp_path):

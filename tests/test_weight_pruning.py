@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.measurement import checkpoint_bytes
 from yolo_slim_lessons.models import logits
+from yolo_slim_lessons.pruning.weights import break_even_rate, gradual_rates, index_bits, sparse_sizes
 
 
 @pytest.fixture(scope="module")
@@ -227,15 +228,15 @@ def test_is_quick_enough_for_a_slider(nano):
 
 def test_gradual_rates_by_hand():
     # s_T (1 - (1 - t/T)³) with s_T = 0.8: 1 - 27/64, 1 - 8/64, 1 - 1/64 and all of it
-    assert slim.gradual_rates(0.8, 4) == pytest.approx([0.8 * 37 / 64, 0.8 * 56 / 64, 0.8 * 63 / 64, 0.8])
-    assert slim.gradual_rates(0.9, 1) == [0.9]
-    assert slim.gradual_rates(0.9, 2, initial_rate=0.5) == pytest.approx([0.9 - 0.4 / 8, 0.9])
+    assert gradual_rates(0.8, 4) == pytest.approx([0.8 * 37 / 64, 0.8 * 56 / 64, 0.8 * 63 / 64, 0.8])
+    assert gradual_rates(0.9, 1) == [0.9]
+    assert gradual_rates(0.9, 2, initial_rate=0.5) == pytest.approx([0.9 - 0.4 / 8, 0.9])
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1.5, True, None])
 def test_gradual_rates_need_a_number_of_steps(steps):
     with pytest.raises(ValueError, match="steps="):
-        slim.gradual_rates(0.5, steps)
+        gradual_rates(0.5, steps)
 
 
 def test_gradual_pruning_alternates_with_fine_tuning_that_keeps_zeros(nano, data):
@@ -243,7 +244,7 @@ def test_gradual_pruning_alternates_with_fine_tuning_that_keeps_zeros(nano, data
     options = {"scope": "global", "batch_size": 32, "augment": False, "progress": False}
     total = sum(weight.numel() for weight in weights_of(nano).values())
     result = slim.prune_gradually(nano, small, 0.8, 2, on_step=lambda *step: seen.append(step), **options)
-    assert [rate for rate, _, _ in seen] == slim.gradual_rates(0.8, 2)
+    assert [rate for rate, _, _ in seen] == gradual_rates(0.8, 2)
     for rate, pruned, tuned in seen:
         assert sum(map(zeros, weights_of(pruned).values())) == round(rate * total)
         for name, weight in weights_of(pruned).items():
@@ -255,6 +256,26 @@ def test_gradual_pruning_alternates_with_fine_tuning_that_keeps_zeros(nano, data
         slim.prune_gradually(nano, small, {"model.7.conv": 0.5}, 2)
 
 
+def test_gradual_pruning_goes_on_where_it_was_stopped(nano, data, tmp_path):
+    small, epochs = data.take(64, 20), []
+    options = {"batch_size": 32, "progress": False, "checkpoint": tmp_path / "state.pt"}
+
+    def stop_in_the_second_step(*report):
+        epochs.append(report)
+        if len(epochs) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        slim.prune_gradually(nano, small, 0.8, 2, epochs=2, on_epoch=stop_in_the_second_step, **options)
+    result = slim.prune_gradually(
+        nano, small, 0.8, 2, epochs=2, on_epoch=lambda *report: epochs.append(report), **options
+    )
+    assert len(epochs) == 2 * 2
+    without = slim.prune_gradually(nano, small, 0.8, 2, epochs=2, **options | {"checkpoint": None, "on_epoch": None})
+    for name, weight in weights_of(without).items():
+        assert torch.equal(weights_of(result)[name], weight)
+
+
 def bits_of(numbers, bits):
     return (numbers[:, None] >> np.arange(bits)) & 1
 
@@ -262,7 +283,7 @@ def bits_of(numbers, bits):
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_sparse_sizes_are_those_of_bytes_really_packed(nano, precision):
     pruned = slim.prune_weights(nano, 0.7, scope="global")
-    sizes = slim.sparse_sizes(pruned, precision)
+    sizes = sparse_sizes(pruned, precision)
     dtype = np.float16 if precision == "fp16" else np.float32
     rest = with_index = with_mask = 0
     for weight in weights_of(pruned).values():
@@ -284,7 +305,7 @@ def test_sparse_sizes_are_those_of_bytes_really_packed(nano, precision):
 
 
 def test_zeros_leave_the_dense_file_as_large_as_it_was(nano):
-    before, after = slim.sparse_sizes(nano), slim.sparse_sizes(slim.prune_weights(nano, 0.9))
+    before, after = sparse_sizes(nano), sparse_sizes(slim.prune_weights(nano, 0.9))
     assert after.dense == before.dense
     assert after.gzip < before.gzip / 3
     assert before.bitmask_value > before.dense  # a mask that spares nothing
@@ -292,15 +313,15 @@ def test_zeros_leave_the_dense_file_as_large_as_it_was(nano):
 
 @given(st.integers(1, 64), st.one_of(st.none(), st.integers(1, 64)))
 def test_break_even_is_where_both_cost_the_same(value, index):
-    rate = slim.break_even_rate(value, index)
+    rate = break_even_rate(value, index)
     stored = 1 - rate
     sparse = 1 + stored * value if index is None else stored * (value + index)
     assert sparse == pytest.approx(value)
 
 
 def test_break_even_by_hand():
-    assert slim.break_even_rate(16, 16) == 0.5
-    assert slim.break_even_rate(8) == 1 / 8
+    assert break_even_rate(16, 16) == 0.5
+    assert break_even_rate(8) == 1 / 8
     with pytest.raises(ValueError, match="value_bits=0"):
-        slim.break_even_rate(0)
-    assert [slim.index_bits(size) for size in (1, 2, 3, 256, 257)] == [1, 1, 2, 8, 9]
+        break_even_rate(0)
+    assert [index_bits(size) for size in (1, 2, 3, 256, 257)] == [1, 1, 2, 8, 9]

@@ -9,40 +9,26 @@ os.environ["YOLO_OFFLINE"] = "true"
 os.environ["YOLO_AUTOINSTALL"] = "false"
 os.environ.setdefault("YOLO_VERBOSE", "false")
 
-# Where each public name lives. It is imported when it is first used, so that ``import yolo_slim_lessons`` is quick.
+# Where each public name lives: at most 45, which lessons and pipelines call; classes of results, formulas and parts
+# stay in their modules. A name is imported when it is first used, so that ``import yolo_slim_lessons`` is quick.
 _HOMES = {
-    "compression": "Compression StageResult Target compress",
-    "compression.budgets": "Budget Survey plan_recipe survey_layers",
-    "compression.model_cards": "model_card",
-    "compression.report": "write_report",
-    "data": "ImageData Split load_images write_image_folder",
+    "compression": "compress",
+    "compression.budgets": "Budget",
+    "data": "load_images write_image_folder",
     "deployment": "export_onnx onnx_session run_onnx",
-    "distillation": (
-        "TeacherCache attention_loss cache_teacher decoupled_loss distill hide_labels hint_loss soft_target_loss "
-        "with_unlabelled"
-    ),
+    "distillation": "distill",
     "measurement": (
-        "Comparison Latency LayerCost Scorecard Scores compare count_macs count_parameters evaluate layer_costs "
-        "measure predict time_model wilson_interval"
+        "compare count_macs count_parameters evaluate layer_costs measure predict time_model wilson_interval"
     ),
     "models": "load_model new_model save_model weight_layers",
-    "packing": "PackedSizes entropy_bits load_packed packed_sizes save_packed",
+    "packing": "load_packed packed_sizes save_packed",
     "pruning.blocks": "remove_bottlenecks replace_activations",
-    "pruning.channels": "ChannelGroup channel_groups prune_channels reestimate_batchnorm",
-    "pruning.weights": (
-        "SparseSizes break_even_rate gradual_rates index_bits prune_gradually prune_weights sparse_sizes"
-    ),
-    "quantization": (
-        "IntegerGrid QuantizedConv2d QuantizedLinear activation_tensors dequantize fold_batchnorm integer_outputs "
-        "layer_errors quantize_integer run_integer signal_to_noise simulated_outputs"
-    ),
-    "quantization.calibration": "Histogram choose_grid observe_inputs",
-    "quantization.few_bits": (
-        "BitSensitivity bit_sensitivity choose_bits correct_biases integer_bytes learn_rounding round_biases "
-        "train_quantized"
-    ),
-    "quantization.floats": "FloatFormat float_format format_fit quantize_float round_to_format",
-    "search": "Sensitivity pareto_front sensitivity sweep",
+    "pruning.channels": "channel_groups prune_channels reestimate_batchnorm",
+    "pruning.weights": "prune_gradually prune_weights",
+    "quantization": "dequantize quantize_integer",
+    "quantization.few_bits": "correct_biases learn_rounding train_quantized",
+    "quantization.floats": "quantize_float round_to_format",
+    "search": "sweep",
     "teaching.source": "show",
     "training": "fit",
     "ultralytics_trainer": "SlimTrainer",

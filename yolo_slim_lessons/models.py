@@ -1,4 +1,4 @@
-"""Load, save, copy and walk YOLOv8-cls models.
+"""Load, save and copy YOLO classifiers, and what a checkpoint says of its model.
 
 The models are Ultralytics' own ``ClassificationModel``, unmodified: whatever this package makes of them, a file saved
 here opens with plain ``YOLO(path)``. Used from lesson 00 on. Leaves out: training (``training.py``) and other
@@ -13,7 +13,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import torch
 import ultralytics
@@ -21,8 +20,8 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.data.augment import classify_transforms
 from ultralytics.nn.modules import Classify, Conv
-from ultralytics.nn.tasks import ClassificationModel, load_checkpoint
-from ultralytics.utils import LOGGER
+from ultralytics.nn.tasks import SAFE_LOAD, ClassificationModel, load_checkpoint, temporary_modules
+from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER
 
 from yolo_slim_lessons.files import WEIGHTS_DIR, verify_files, write_atomically
 
@@ -42,6 +41,10 @@ def new_model(architecture: str, class_names: tuple[str, ...], image_size: int =
     Raises:
         ValueError: ``architecture`` describes no classifier, or there is no class name.
         FileNotFoundError: Ultralytics knows no such architecture.
+
+    Example:
+        >>> new_model("yolov8n-cls.yaml", ("ant", "bee")).names
+        {0: 'ant', 1: 'bee'}
     """
     if len(class_names) == 0:
         raise ValueError(f"class_names={class_names!r}: expected one name per label, at least one")
@@ -89,12 +92,8 @@ def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
         path = _checkpoint_path(source)
         origin = str(path)
         try:
-            # Ultralytics changes some names (it's.pt, yolov5n.pt) and asks the network for what they are then.
-            with (
-                _quiet(),
-                mock.patch("ultralytics.utils.downloads.attempt_download_asset", lambda file, **_: str(file)),
-            ):
-                model, _ = load_checkpoint(str(path.absolute()))
+            with _quiet():
+                model = _read_checkpoint(path.absolute())
         except Exception as error:  # bytes that are no checkpoint make pickle raise nearly anything
             raise ValueError(
                 f"{path} is not a readable Ultralytics checkpoint ({type(error).__name__}): {_what_it_is(path)}"
@@ -118,10 +117,21 @@ def save_model(model: ClassificationModel, path: str | Path, precision: str = "f
         precision: ``"fp32"`` (default; bit-exact) or ``"fp16"`` (half the size; what Ultralytics itself ships).
 
     Raises:
-        ValueError: another ``precision`` or ending.
+        ValueError: another ``precision`` or ending, or a model that a plain ``YOLO`` could not open, as it computes
+            with layers of this package: one with quantized layers, or with rounded activations.
         TypeError: ``model`` is not a classifier.
+
+    Example:
+        >>> save_model(load_model("nano"), "mine.pt", precision="fp16").stat().st_size < 3_000_000
+        True
     """
     check_classifier(model)
+    if ours := layers_of_this_package(model):
+        raise ValueError(
+            f"model has layers that only this package can compute ({ours[0]} and {len(ours) - 1} more), so that "
+            "YOLO(path) could not open its checkpoint. Where only weights are quantized, save dequantize(model); "
+            "save_packed and export_onnx write any quantized model"
+        )
     path = Path(path)
     if path.suffix != ".pt":
         raise ValueError(f"path={str(path)!r}: expected a name that ends in .pt, which Ultralytics requires")
@@ -200,7 +210,13 @@ def logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 def weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
-    """Every layer that multiplies by weights, as (name, layer): convolutions and linear layers, in order."""
+    """Every layer that multiplies by weights, as (name, layer): convolutions and linear layers, in order.
+
+    Example:
+        >>> name, layer = next(weight_layers(load_model("nano")))
+        >>> name, tuple(layer.weight.shape)
+        ('model.0.conv', (16, 3, 3, 3))
+    """
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             yield name, layer
@@ -216,6 +232,19 @@ def values_of(model: nn.Module) -> Iterator[torch.Tensor]:
                 yield value
 
 
+def layers_of_this_package(model: nn.Module) -> list[str]:
+    """Names of the layers whose class or hook is defined in this package, such as quantized layers."""
+    package = __name__.partition(".")[0]
+    return [
+        name
+        for name, layer in model.named_modules()
+        if any(
+            type(part).__module__.partition(".")[0] == package
+            for part in (layer, *layer._forward_pre_hooks.values(), *layer._forward_hooks.values())
+        )
+    ]
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """No word from Ultralytics within, even where it was imported first or told to be verbose."""
@@ -225,6 +254,38 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         LOGGER.setLevel(level)
+
+
+def _read_checkpoint(path: Path) -> nn.Module:
+    """The network in a checkpoint, as Ultralytics' ``load_checkpoint`` returns it.
+
+    That function cannot be used: it changes some names (it's.pt, yolov5n.pt) and asks the network for what they are
+    then. Only whoever has set ``ULTRALYTICS_SAFE_LOAD`` gets it, for this is where Ultralytics keeps to that setting.
+    """
+    if SAFE_LOAD:
+        return load_checkpoint(str(path))[0]
+    if path.suffix.lower() != ".pt":
+        raise ValueError(f"{path.name} ends in {path.suffix!r}")  # YOLO refuses it, too
+    with temporary_modules(
+        # As early releases of Ultralytics 8.0 named them; and paths of another system, which settings may hold.
+        modules={
+            "ultralytics.yolo.utils": "ultralytics.utils",
+            "ultralytics.yolo.v8": "ultralytics.models.yolo",
+            "ultralytics.yolo.data": "ultralytics.data",
+        },
+        attributes={
+            f"pathlib.{foreign}": "pathlib.Path"
+            for foreign in ("PosixPath", "WindowsPath")
+            if foreign != type(path).__name__
+        },
+    ):
+        contents = torch.load(path, map_location="cpu", weights_only=False)
+    model = contents.get("ema") or contents["model"]
+    model.args = {**DEFAULT_CFG_DICT, **contents.get("train_args", {})}
+    for layer in model.modules():
+        if hasattr(layer, "inplace"):
+            layer.inplace = True
+    return model
 
 
 def _what_it_is(path: Path) -> str:

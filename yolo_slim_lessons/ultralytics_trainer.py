@@ -50,8 +50,11 @@ class SlimTrainer(ClassificationTrainer):
         TypeError: ``teacher`` is no path or name.
 
     Example:
+        >>> import yolo_slim_lessons as slim
         >>> from ultralytics import YOLO
-        >>> YOLO("slim.pt").train(trainer=SlimTrainer, teacher="teacher.pt", data="folder", epochs=10, imgsz=64)
+        >>> student, images = slim.save_model(model, "slim.pt"), slim.write_image_folder(data, "images")
+        >>> settings = {"data": str(images), "epochs": 1, "imgsz": 64, "plots": False, "workers": 0}
+        >>> results = YOLO(student).train(trainer=SlimTrainer, teacher="teacher", **settings)
     """
 
     def __init__(self, cfg=DEFAULT_CFG, overrides: dict | None = None, _callbacks=None):

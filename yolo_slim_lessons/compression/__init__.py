@@ -1,9 +1,9 @@
 """compress(): the stages of a recipe, one after the other, each with its scorecard.
 
 A recipe is a list of stages, and a stage is a function of this package with its settings: nothing that a learner could
-not type cell by cell. ``stages`` runs them, ``results`` shows what came of them, ``within_budget`` finds the recipe for
-a budget. Used in lessons 08 to 10; ``recipes/slim.yaml`` is the one that made the shipped ``nano.slim``. Leaves out:
-which layers lose what (``search``).
+not type cell by cell. ``stages`` runs them, ``results`` shows what came of them, ``budgets`` plans a recipe for so many
+bytes or milliseconds, and ``within_budget`` tries plans out. Used in lessons 08 to 10; ``recipes/slim.yaml`` is the
+recipe that made the shipped ``nano.slim``. Leaves out: trying many recipes (``search.sweep``).
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.compression.budgets import Budget
 from yolo_slim_lessons.compression.results import Compression, StageResult, Target
-from yolo_slim_lessons.compression.stages import STAGES, Workshop, read_stages
-from yolo_slim_lessons.compression.within_budget import stay_within
+from yolo_slim_lessons.compression.stages import STAGES, RecipeRun, packed_bytes, read_stages
+from yolo_slim_lessons.compression.within_budget import compress_within
 from yolo_slim_lessons.data import ImageData
 from yolo_slim_lessons.deployment.speed import onnx_runner
 from yolo_slim_lessons.distillation import check_teacher
 from yolo_slim_lessons.measurement import compare, count_macs, count_parameters, evaluate
 from yolo_slim_lessons.models import check_classifier, image_size_of
-from yolo_slim_lessons.packing import packed_sizes
 
 __all__ = ["STAGES", "Compression", "StageResult", "Target", "compress", "read_stages"]
 
@@ -63,7 +62,8 @@ def compress(
         progress: show a progress bar.
 
     Raises:
-        ValueError: no list of stages, an unknown one, a target that cannot be met, or whatever a stage objects to.
+        ValueError: no list of stages, an unknown one, a target that cannot be met, a target of bytes for a network that
+            packing cannot describe, or whatever a stage objects to.
         TypeError: ``model`` is no classifier.
         FileNotFoundError: there is no such recipe.
 
@@ -81,18 +81,18 @@ def compress(
     if isinstance(recipe, Budget):
         timed = latency or recipe.target_latency is not None
         run = functools.partial(_run, model, data, teacher=teacher, folder=folder, latency=timed, progress=progress)
-        return stay_within(recipe, model, data, folder, progress, run)
+        return compress_within(recipe, model, data, folder, progress, run)
     return _run(model, data, recipe, teacher, folder, latency, progress)
 
 
 def _run(model, data, recipe, teacher, folder, latency, progress) -> Compression:
     recipe = read_stages(recipe)
-    workshop = Workshop(model, teacher or model, data, recipe["seed"], folder)
+    run = RecipeRun(model, teacher or model, data, recipe["seed"], folder, progress)
     stages = [_measured("start", {}, model, data, 0.0)]
     with tqdm(recipe["stages"], disable=not progress, leave=False) as bar:
         for name, settings in bar:
             bar.set_description(name)
-            made, seconds = workshop.run(stages[-1].model, name, settings, progress)
+            made, seconds = run.stage(stages[-1].model, name, settings)
             stages.append(_measured(name, settings, made, data, seconds))
     if latency:
         first, size = onnx_runner(model), image_size_of(model)
@@ -109,6 +109,6 @@ def _measured(name: str, settings: Mapping, model: ClassificationModel, data: Im
         evaluate(model, data.val, progress=False),
         count_parameters(model),
         count_macs(model),
-        packed_sizes(model).file,
+        packed_bytes(model),
         seconds,
     )

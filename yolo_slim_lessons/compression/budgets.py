@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import numpy as np
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.compression.narrowing import ChannelScan, Narrowed, narrowing, scan_channels
+from yolo_slim_lessons.compression.channel_scan import ChannelScan, narrower_models, scan_channels
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.deployment.speed import onnx_runner
 from yolo_slim_lessons.measurement import time_model
@@ -53,6 +53,9 @@ class Budget:
         max_drop: top-1 that may be lost on ``val``, 0…1: 0.01 is one point.
         epochs: how often training may look at each image, in all stages together; 0 for no training at all. With
             ``max_drop`` but no ``target_bytes``, ``compress`` spends them up to three times.
+
+    Example:
+        >>> budget = Budget(target_bytes=50_000, max_drop=0.01)
     """
 
     target_bytes: int | None = None
@@ -70,7 +73,7 @@ class Budget:
             ("epochs", lambda value: isinstance(value, int) and value >= 0, "a number of epochs, 0 or more"),
         ):
             value = getattr(self, name)
-            if name != "epochs" and value is None:
+            if value is None and name != "epochs":
                 continue
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name}={value!r}: expected {expected}")
@@ -127,13 +130,14 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
         ``budget.epochs``, and with ``target_bytes`` bits for each layer.
 
     Raises:
-        ValueError: neither target is given, or one cannot be met; the least possible is named.
+        ValueError: neither target is given, or one cannot be met; the least possible is named. Or packing cannot
+            describe a model that is to fit into so many bytes.
         TypeError: ``budget`` is no ``Budget``.
 
     Example:
         >>> import yolo_slim_lessons as slim
         >>> nano, data = slim.load_model("nano"), slim.load_images("fashion-mnist")
-        >>> survey = survey_layers(nano, data.val, images=20, progress=False)
+        >>> survey = survey_layers(nano, data.val, images=10, bits=(2, 8), progress=False)
         >>> recipe = plan_recipe(nano, survey, Budget(target_bytes=100_000))
         >>> [name for stage in recipe["stages"] for name in stage]
         ['prune_channels', 'distill', 'train_quantized', 'round_biases']
@@ -145,6 +149,8 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
             f"budget={budget!r}: only training tells what is lost in the end; expected target_bytes or target_latency, "
             "or give the budget to compress, which trains"
         )
+    if budget.target_bytes is not None:
+        check_packable(model, "target_bytes", budget.target_bytes)
     fast = None if budget.target_latency is None else _fast_enough(model, survey.channels, budget.target_latency)
     if budget.target_bytes is None:
         rates, bits = survey.channels.rates(fast), None
@@ -153,20 +159,29 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
     return {"seed": 0, "stages": _stages(rates, bits, budget.epochs)}
 
 
+def check_packable(model: ClassificationModel, name: str, target: float) -> None:
+    """Raise ``ValueError`` if packing cannot describe ``model``, as target ``name`` needs the size of its file."""
+    try:
+        packed_sizes(model)
+    except ValueError as error:
+        raise ValueError(
+            f"{name}={target!r} needs the size of a .slim file, which cannot be written: {error}"
+        ) from error
+
+
 def _fast_enough(model: ClassificationModel, scan: ChannelScan, target: float) -> np.ndarray:
-    """The counts of the first model on the line of falling MACs that stays below the target with a margin."""
-    line = narrowing(model, scan, "MACs")
+    """The counts of the first model in the sequence of falling MACs that stays below the target with a margin."""
+    models = narrower_models(model, scan, "MACs")
 
     def latency(number: int) -> float:
-        rates = scan.rates(line[number].counts)
-        narrow = prune_channels(model, rates) if rates else model
+        narrow = _narrowed(model, scan.rates(models[number]))
         return time_model(onnx_runner(narrow), image_size=image_size_of(model)).median
 
-    last = len(line) - 1
+    last = len(models) - 1
     if (least := latency(last)) > target:
         raise ValueError(f"target_latency={target!r}: the narrowest model takes {least:.3g} ms, expected at least that")
     number = bisect_left(range(last), True, key=lambda number: latency(number) <= LATENCY_MARGIN * target)
-    return line[number].counts
+    return models[number]
 
 
 def _small_enough(
@@ -174,12 +189,11 @@ def _small_enough(
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Rates and bits with the least sum of losses whose model, untrained, packs into ``target`` bytes."""
     enough, most = (share * target for share in SIZES)
-    bit_scan, candidates = survey.bits, []
-    for narrowed in _worth_a_look(model, survey, narrowing(model, survey.channels, "parameters", start), most):
-        rates = survey.channels.rates(narrowed.counts)
-        narrow = prune_channels(model, rates) if rates else model
-        sizes = integer_bytes(narrow, bit_scan.layers, bit_scan.bits)
-        candidates.append((narrowed.loss, rates, BitSensitivity(bit_scan.layers, bit_scan.bits, bit_scan.loss, sizes)))
+    candidates = []
+    for counts in _may_fit(model, survey, narrower_models(model, survey.channels, "parameters", start), most):
+        rates = survey.channels.rates(counts)
+        sizes = integer_bytes(_narrowed(model, rates), survey.bits.layers, survey.bits.bits)
+        candidates.append((survey.channels.loss(counts), rates, replace(survey.bits, bytes=sizes)))
     # The file needs less than the plain integers, thanks to entropy coding, and more for scales and biases. So their
     # budget is corrected by what the file of the last plan takes.
     allowed, best, best_size, planned = float(most), None, 0, None
@@ -200,19 +214,22 @@ def _small_enough(
     return best
 
 
-def _worth_a_look(model: ClassificationModel, survey: Survey, line: list[Narrowed], most: float) -> list[Narrowed]:
-    """Of many models, in steps, those that could fit, up to one that fits with room to spare at the most bits."""
+def _may_fit(model: ClassificationModel, survey: Survey, models: list, most: float) -> list[np.ndarray]:
+    """Those of ``models`` to plan bits for, in steps of ``STEP`` and always the last.
+
+    The others are too large even at the fewest bits, or smaller than one that fits at the most bits with room to spare.
+    """
     price = layer_prices(model, survey.channels.groups, "parameters")
-    kept, step = [], math.inf
-    for narrowed in line:
-        parameters = price(narrowed.counts)
-        if narrowed is not line[-1] and (
-            parameters > step or parameters * min(survey.bits.bits) / 8 > MOST_CODED * most
-        ):
+    fewest, most_bits = min(survey.bits.bits), max(survey.bits.bits)
+    kept, next_step = [], math.inf
+    for counts in models:
+        parameters = price(counts)
+        too_large = parameters * fewest / 8 > MOST_CODED * most
+        if (too_large or parameters > next_step) and counts is not models[-1]:
             continue
-        kept.append(narrowed)
-        step = STEP * parameters
-        if parameters * max(survey.bits.bits) / 8 < most / 2:
+        kept.append(counts)
+        next_step = STEP * parameters
+        if parameters * most_bits / 8 < most / 2:
             break
     return kept
 
@@ -222,7 +239,7 @@ def _cheapest(candidates: list, allowed: float) -> tuple[dict[str, float], dict[
     for number, (loss, rates, bit_scan) in enumerate(candidates):
         if number < len(candidates) - 1 and bit_scan.bytes.min(1).sum() > allowed:
             continue
-        # The last candidate is the smallest there is, and stands for what cannot be had.
+        # The last candidate is the smallest there is: it is planned even if it does not fit.
         bits = choose_bits(bit_scan, max(allowed, bit_scan.bytes.min(1).sum()))
         columns = [bit_scan.bits.index(bits[layer]) for layer in bit_scan.layers]
         loss += bit_scan.loss[np.arange(len(columns)), columns].sum()
@@ -231,12 +248,15 @@ def _cheapest(candidates: list, allowed: float) -> tuple[dict[str, float], dict[
 
 
 def _packed(model: ClassificationModel, rates: Mapping[str, float], bits: Mapping[str, int]) -> int:
-    narrow = prune_channels(model, rates) if rates else model
-    return packed_sizes(round_biases(quantize_integer(narrow, bits))).file
+    return packed_sizes(round_biases(quantize_integer(_narrowed(model, rates), bits))).file
+
+
+def _narrowed(model: ClassificationModel, rates: Mapping[str, float]) -> ClassificationModel:
+    return prune_channels(model, rates) if rates else model
 
 
 def _stages(rates: dict[str, float], bits: dict[str, int] | None, epochs: int) -> list[dict]:
-    """Three quarters of the epochs go to the float model, the rest to the rounded one."""
+    """The stages of a plan; three quarters of the epochs train the float model, the rest the rounded one."""
     rounded_epochs = 0 if bits is None else math.ceil(epochs / 4) if rates else epochs
     float_epochs = epochs - rounded_epochs
     versions = min(epochs, MOST_VERSIONS)

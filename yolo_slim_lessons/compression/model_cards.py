@@ -58,7 +58,7 @@ def model_card(
     needed = {"name": name, "data_description": data_description, "licence": licence, "intended_use": intended_use}
     for argument, text in needed.items():
         if not text.strip():
-            raise ValueError(f"{argument}={text!r}: expected a sentence; a card without it helps nobody")
+            raise ValueError(f"{argument}={text!r}: expected a sentence, which readers of the card need")
     scores = evaluate(model, data.test, progress=False)
     size = image_size_of(model)
     sections = {

@@ -1,8 +1,8 @@
 """The report on a compression: what was done, what it cost, what came out, as one page of HTML and one of Markdown.
 
 Both pages come from the same text, so that they cannot differ. The HTML page is a single file with its pictures inside,
-to be mailed or printed; the Markdown page has them in a folder beside it. Used in lesson 10. Leaves out: what it all
-means, which is the author's business.
+to be mailed or printed; the Markdown page has them in a folder beside it. Used in lesson 10. Leaves out: what the
+results mean, which the author writes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import mistune
 import yaml
 
-from yolo_slim_lessons.compression import Compression
+from yolo_slim_lessons.compression.results import Compression
 from yolo_slim_lessons.files import write_atomically
 from yolo_slim_lessons.measurement import Scorecard
 
@@ -91,7 +91,7 @@ def write_report(
             f"![{_plain(sentence)}]({name})\n\n*{_plain(sentence)}*"
             for name, sentence in zip(pictures, figures or {}, strict=True)
         ],
-        "How honest the numbers are": [*_honesty(test_looks), *map(_plain, notes)],
+        "How honest the numbers are": [_looks_at_test(test_looks), *map(_plain, notes)],
         "Model card": [re.sub(r"^(#+ )", r"##\1", card.strip(), flags=re.MULTILINE)],
         "Recipe": ["```yaml\n" + yaml.safe_dump(dict(result.recipe), sort_keys=False, allow_unicode=True) + "```"],
     }
@@ -143,16 +143,12 @@ def _side_by_side(scorecards: Mapping[str, Scorecard]) -> list[str]:
     return [_table([("", *scorecards), *((name, *(column.get(name, "") for column in columns)) for name in names)])]
 
 
-def _honesty(test_looks: int | None) -> list[str]:
-    if test_looks is None:
-        return ["Nobody has counted how often test images were looked at before the end."]
-    if test_looks == 0:
-        return ["Test images were not looked at before the end."]
-    times = "once" if test_looks == 1 else f"{test_looks:,} times"
-    return [
-        f"Test images were looked at {times} before the end. What was chosen in between may suit them better than it "
-        "will suit new images."
-    ]
+def _looks_at_test(count: int | None) -> str:
+    if count is None:
+        return "Nobody has counted how often test images were looked at before the end."
+    times = {0: "not looked at", 1: "looked at once"}.get(count, f"looked at {count:,} times")
+    bias = " What was chosen in between may suit them better than it will suit new images." if count else ""
+    return f"Test images were {times} before the end.{bias}"
 
 
 def _circumstances() -> str:

@@ -1,6 +1,6 @@
-"""What ``compress`` returns: a scorecard for each stage, and whether the budget was met.
+"""What ``compress`` returns: a scorecard for each stage, and whether the budget was met. Used in lessons 08 to 10.
 
-Leaves out: how it came about.
+Leaves out: running the stages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LATENCY_HEAD = ("ms in ONNX Runtime", "times faster")
 
 @dataclass(frozen=True)
 class StageResult:
-    """A model on its way, and what it is by now.
+    """The model that a stage made, and what was measured of it.
 
     Attributes:
         name: of the stage, a key of ``STAGES``; ``"start"`` for the model that was given.
@@ -27,7 +27,7 @@ class StageResult:
         scores: on the images of ``data.val``.
         parameters: weights, biases and BatchNorm factors.
         macs: multiply-accumulate operations for one image.
-        packed_bytes: of the ``.slim`` file.
+        packed_bytes: of the ``.slim`` file; ``None`` for a network that packing cannot describe.
         seconds: that the stage took, when it was run.
         latency: the first model and this one in ONNX Runtime, in turns, one image at a time; ``None`` if not timed.
     """
@@ -38,7 +38,7 @@ class StageResult:
     scores: Scores = field(repr=False)
     parameters: int
     macs: int
-    packed_bytes: int
+    packed_bytes: int | None
     seconds: float
     latency: Comparison | None = field(default=None, repr=False)
 
@@ -89,9 +89,15 @@ class Compression:
         return self.stages[0].scores.top1 - self.stages[-1].scores.top1
 
     @property
-    def factor(self) -> float:
-        """How many times smaller the ``.slim`` file is than the first model's FP32 weights, 4 bytes a parameter."""
-        return 4 * self.stages[0].parameters / self.stages[-1].packed_bytes
+    def factor(self) -> float | None:
+        """How many times smaller the ``.slim`` file is than the first model's FP32 weights, 4 bytes a parameter.
+
+        ``None`` for a network that packing cannot describe.
+        """
+        return self._times_smaller(self.stages[-1])
+
+    def _times_smaller(self, stage: StageResult) -> float | None:
+        return stage.packed_bytes and 4 * self.stages[0].parameters / stage.packed_bytes
 
     @property
     def met(self) -> bool:
@@ -105,22 +111,21 @@ class Compression:
     def rows(self) -> list[tuple[str, ...]]:
         """The table: stage, top-1 on val with its interval, parameters, MACs, bytes, times smaller; and speed if timed.
 
-        What a file is smaller than are the first model's FP32 weights.
+        Files are compared with the first model's FP32 weights, as in ``factor``.
         """
-        first = self.stages[0]
-        return [
-            (
-                stage.name,
-                f"{stage.scores.top1:.2%}",
-                f"{stage.scores.interval[0]:.1%} to {stage.scores.interval[1]:.1%}",
-                f"{stage.parameters:,}",
-                f"{stage.macs / 1e6:.2f}",
-                f"{stage.packed_bytes:,}",
-                f"{4 * first.parameters / stage.packed_bytes:.1f}",
-                *((f"{stage.latency.second.median:.2f}", f"{1 / stage.latency.ratio:.2f}") if stage.latency else ()),
-            )
-            for stage in self.stages
-        ]
+        rows = []
+        for stage in self.stages:
+            low, high = stage.scores.interval
+            row = [stage.name, f"{stage.scores.top1:.2%}", f"{low:.1%} to {high:.1%}"]
+            row += [f"{stage.parameters:,}", f"{stage.macs / 1e6:.2f}"]
+            if stage.packed_bytes is None:
+                row += ["not packable", ""]
+            else:
+                row += [f"{stage.packed_bytes:,}", f"{self._times_smaller(stage):.1f}"]
+            if stage.latency:
+                row += [f"{stage.latency.second.median:.2f}", f"{1 / stage.latency.ratio:.2f}"]
+            rows.append(tuple(row))
+        return rows
 
     def __repr__(self) -> str:
         lines = ["  ".join(f"{cell:>18}" for cell in row) for row in (self.head(), *self.rows())]

@@ -1,10 +1,11 @@
-"""What a stage is: a function of this package with its settings, and what all stages share.
+"""What a stage is: a function of this package with its settings, and what all stages of a recipe share.
 
-Leaves out: their order, and what came of it (``compress``).
+Leaves out: their order and their scorecards (``compress``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -15,15 +16,15 @@ import torch
 import yaml
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.data import ImageData
+from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.distillation import TeacherCache, cache_teacher, distill
 from yolo_slim_lessons.files import RECIPES_DIR, fingerprint, write_atomically
-from yolo_slim_lessons.packing import load_packed, save_packed
+from yolo_slim_lessons.packing import load_packed, packed_sizes, save_packed
 from yolo_slim_lessons.pruning.blocks import remove_bottlenecks, replace_activations
 from yolo_slim_lessons.pruning.channels import prune_channels, reestimate_batchnorm
 from yolo_slim_lessons.pruning.weights import prune_weights
-from yolo_slim_lessons.quantization import quantize_integer
-from yolo_slim_lessons.quantization.few_bits import correct_biases, round_biases, train_quantized
+from yolo_slim_lessons.quantization import few_bits, quantize_integer
+from yolo_slim_lessons.quantization.few_bits import round_biases, train_quantized
 from yolo_slim_lessons.training import fit
 
 CALIBRATION_IMAGES = 512
@@ -69,103 +70,126 @@ def _read(recipe: str | Path) -> object:
         raise ValueError(f"{file} is no YAML file: {error}. Mend it there, or write it again") from error
 
 
-class Workshop:
-    """What all stages share: data, teacher, seed, and the folder in which finished stages are found again."""
+class RecipeRun:
+    """What the stages of a recipe share: data, teacher, seed, and the folder in which finished stages are found again.
 
-    def __init__(self, model, teacher, data: ImageData, seed: int, folder: Path | None):
-        self.teacher, self.data, self.seed, self.folder = teacher, data, seed, folder
-        images = data.train.images
-        grey = images.stride(1) == 0  # one channel, shown three times
-        images = f"{len(images)} {fingerprint(images[:, :1] if grey else images)}"
-        self.history = [fingerprint(model), fingerprint(teacher), images, seed]
+    Attributes:
+        data, teacher, seed, progress: as ``compress`` was given them.
+        folder: ``None`` keeps nothing.
+        history: all that the next stage depends on; its files are named by a hash of that.
+    """
+
+    def __init__(self, model, teacher, data: ImageData, seed: int, folder: Path | None, progress: bool):
+        self.teacher, self.data, self.seed, self.folder, self.progress = teacher, data, seed, folder, progress
+        self.history: list = []
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.history = [fingerprint(model), fingerprint(teacher), split_fingerprint(data.train), seed]
 
     @property
-    def calibration(self):
+    def calibration(self) -> Split:
         return self.data.train.take(min(CALIBRATION_IMAGES, len(self.data.train)))
 
-    def run(self, model, name: str, settings: dict, progress: bool) -> tuple[ClassificationModel, float]:
+    split = calibration  # as ``reestimate_batchnorm`` calls it
+
+    @property
+    def checkpoint(self) -> Path | None:
+        return self._file("training.pt")
+
+    def stage(self, model: ClassificationModel, name: str, settings: dict) -> tuple[ClassificationModel, float]:
         """What the stage makes of ``model``, and the seconds that it took; from the folder, if it is there."""
         self.history.append([name, settings])
         finished = self._file(f"{name}.slim")
         if finished and finished.exists():
-            return load_packed(finished), json.loads(self._file(f"{name}.json").read_text())["seconds"]
+            note = json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
+            found = load_packed(finished)
+            if note.get("pruned_layers"):
+                found.pruned_layers = note["pruned_layers"]
+            return found, note["seconds"]
         started = time.monotonic()
-        made = STAGES[name](model, self, settings, progress)
+        made = self._made(model, name, dict(settings))
         seconds = time.monotonic() - started
         if finished:
-            note = json.dumps({"stage": name, "settings": settings, "seconds": seconds})
-            write_atomically(self._file(f"{name}.json"), lambda file: file.write_text(note))
-            save_packed(made, finished)
-            self._file("training.pt").unlink(missing_ok=True)
+            self._keep(made, finished, {"stage": name, "settings": settings, "seconds": seconds})
         return made, seconds
 
-    def training(self, settings: dict, progress: bool) -> dict:
-        """Settings of a training, with what the recipe leaves to its surroundings."""
-        checkpoint = self._file("training.pt")
-        if checkpoint:
-            checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        return {"seed": self.seed, "checkpoint": checkpoint, "progress": progress} | settings
+    def _keep(self, made: ClassificationModel, finished: Path, note: dict) -> None:
+        """Write what a stage made; if it cannot be packed, the state of its training stays instead."""
+        # Whose zeros the next training keeps: a .slim file does not say.
+        text = json.dumps(note | {"pruned_layers": getattr(made, "pruned_layers", None)})
+        write_atomically(finished.with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
+        with contextlib.suppress(ValueError):
+            save_packed(made, finished)
+            self.checkpoint.unlink(missing_ok=True)
 
-    def answers(self, versions: int, progress: bool) -> TeacherCache:
-        """The teacher's, to so many versions of each image; kept in the folder, for other recipes to use."""
-        key = hashlib.sha256(json.dumps([*self.history[1:4], versions]).encode()).hexdigest()[:12]
-        file = self.folder and self.folder / f"answers-{key}.pt"
+    def _made(self, model: ClassificationModel, name: str, settings: dict) -> ClassificationModel:
+        function, shared = STAGES[name]
+        options = {argument: getattr(self, argument) for argument in shared}
+        if function in (distill, train_quantized):
+            options["cache"] = self.answers(settings.pop("versions", None))
+        return function(model, **options | settings)
+
+    def answers(self, versions: int | None) -> TeacherCache | None:
+        """The teacher's, to so many versions of each image; kept in the folder, for other recipes to use.
+
+        Without ``versions``, the teacher is asked anew in every epoch, and there is nothing to keep.
+        """
+        if versions is None:
+            return None
+        file = self.folder and self.folder / f"answers-{hash_of([*self.history[1:4], versions])}.pt"
         if file and file.exists():
             return TeacherCache(self.data.train.images, **torch.load(file, weights_only=True))
-        cache = cache_teacher(self.teacher, self.data.train, versions, seed=self.seed, progress=progress)
+        cache = cache_teacher(self.teacher, self.data.train, versions, seed=self.seed, progress=self.progress)
         if file:
             write_atomically(file, lambda path: torch.save({"scores": cache.scores, "seeds": cache.seeds}, path))
         return cache
 
     def _file(self, ending: str) -> Path | None:
-        """A file for the stage that is being made: its name holds what all stages so far were called with."""
-        if self.folder is None:
-            return None
-        key = hashlib.sha256(json.dumps(self.history).encode()).hexdigest()[:12]
-        return self.folder / f"{len(self.history) - 4:02}-{key}-{ending}"
+        """A file of the stage that is being made."""
+        number = len(self.history) - 4
+        return self.folder and self.folder / f"{number:02}-{hash_of(self.history)}-{ending}"
 
 
-def _distill(model, workshop: Workshop, settings: dict, progress: bool):
-    """With ``versions``, the teacher is asked once for each of so many versions of an image, not in every epoch."""
-    settings = dict(settings)
-    versions = settings.pop("versions", None)
-    cache = None if versions is None else workshop.answers(versions, progress)
-    return distill(model, workshop.teacher, workshop.data, cache=cache, **workshop.training(settings, progress))
+def packed_bytes(model: ClassificationModel) -> int | None:
+    """Of its ``.slim`` file; ``None`` for a network that packing cannot describe, such as one of a custom YAML file."""
+    try:
+        return packed_sizes(model).file
+    except ValueError:
+        return None
 
 
-def _train_quantized(model, workshop: Workshop, settings: dict, progress: bool):
-    settings = dict(settings)
-    versions = settings.pop("versions", None)
-    cache = None if versions is None else workshop.answers(versions, progress)
-    options = workshop.training(settings, progress) | {"teacher": workshop.teacher, "cache": cache}
-    return train_quantized(model, workshop.data, **options)
+def split_fingerprint(split: Split) -> str:
+    """How many images, and the same text for the same ones; of grey images, one channel is read."""
+    images = split.images
+    grey = images.stride(1) == 0  # one channel, shown three times
+    return f"{len(images)} {fingerprint(images[:, :1] if grey else images)}"
 
 
-def _quantize_integer(model, workshop: Workshop, settings: dict, progress: bool):
-    """With ``activation_bits``, ``correct_biases: true`` may follow among the settings."""
-    settings = dict(settings)
-    corrected = settings.pop("correct_biases", False)
-    needs_images = settings.get("activation_bits") is not None
-    quantized = quantize_integer(model, **settings, calibration=workshop.calibration if needs_images else None)
-    return correct_biases(quantized, model, workshop.calibration) if corrected else quantized
+def hash_of(value: object) -> str:
+    """Twelve characters for a file's name, of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
 
 
-# Name of a stage → function of the model, the workshop, the settings, and whether to show progress.
-STAGES: dict[str, Callable[[ClassificationModel, Workshop, dict, bool], ClassificationModel]] = {
-    "replace_activations": lambda model, workshop, settings, progress: replace_activations(model, **settings),
-    "remove_bottlenecks": lambda model, workshop, settings, progress: remove_bottlenecks(model, **settings),
-    "prune_channels": lambda model, workshop, settings, progress: prune_channels(
-        model, **{"seed": workshop.seed, "calibration": workshop.calibration} | settings
-    ),
-    "reestimate_batchnorm": lambda model, workshop, settings, progress: reestimate_batchnorm(
-        model, workshop.calibration, **settings
-    ),
-    "prune_weights": lambda model, workshop, settings, progress: prune_weights(model, **settings),
-    "fit": lambda model, workshop, settings, progress: fit(
-        model, workshop.data, **workshop.training(settings, progress)
-    ),
-    "distill": _distill,
-    "quantize_integer": _quantize_integer,
-    "train_quantized": _train_quantized,
-    "round_biases": lambda model, workshop, settings, progress: round_biases(model, **settings),
+def _quantize_integer(model, calibration: Split, activation_bits=None, correct_biases: bool = False, **settings):
+    images = None if activation_bits is None else calibration
+    quantized = quantize_integer(model, activation_bits=activation_bits, calibration=images, **settings)
+    return few_bits.correct_biases(quantized, model, calibration) if correct_biases else quantized
+
+
+_TRAINING = ("data", "seed", "checkpoint", "progress")
+
+# Name of a stage → its function, and the arguments that all stages share of which it takes some. A recipe may set these
+# anew. ``distill`` and ``train_quantized`` also know ``versions``, as of ``cache_teacher``; ``quantize_integer`` knows
+# ``correct_biases: true``.
+STAGES: dict[str, tuple[Callable[..., ClassificationModel], tuple[str, ...]]] = {
+    "replace_activations": (replace_activations, ()),
+    "remove_bottlenecks": (remove_bottlenecks, ()),
+    "prune_channels": (prune_channels, ("seed", "calibration")),
+    "reestimate_batchnorm": (reestimate_batchnorm, ("split",)),
+    "prune_weights": (prune_weights, ("seed",)),
+    "fit": (fit, _TRAINING),
+    "distill": (distill, ("teacher", *_TRAINING)),
+    "quantize_integer": (_quantize_integer, ("calibration",)),
+    "train_quantized": (train_quantized, ("teacher", *_TRAINING)),
+    "round_biases": (round_biases, ()),
 }

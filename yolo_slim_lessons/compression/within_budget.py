@@ -1,12 +1,11 @@
-"""From a budget to a compressed model: plan, run, measure, and for ``max_drop`` try again.
+"""From a budget to a compressed model: plan, run, measure, and for ``max_drop`` try other sizes.
 
-Leaves out: the plan itself (``search.plan_recipe``).
+Leaves out: the plan itself (``budgets.plan_recipe``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,8 +13,9 @@ from pathlib import Path
 import yaml
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.compression.budgets import Budget, Survey, plan_recipe, survey_layers
+from yolo_slim_lessons.compression.budgets import Budget, Survey, check_packable, plan_recipe, survey_layers
 from yolo_slim_lessons.compression.results import Compression, Target
+from yolo_slim_lessons.compression.stages import hash_of, split_fingerprint
 from yolo_slim_lessons.data import ImageData
 from yolo_slim_lessons.files import fingerprint, write_atomically
 from yolo_slim_lessons.measurement import count_parameters
@@ -23,7 +23,7 @@ from yolo_slim_lessons.measurement import count_parameters
 FACTORS = (256, 128, 64, 32, 16, 8, 4)  # times smaller than the FP32 weights
 
 
-def stay_within(
+def compress_within(
     budget: Budget,
     model: ClassificationModel,
     data: ImageData,
@@ -31,41 +31,55 @@ def stay_within(
     progress: bool,
     run: Callable[[dict | Path], Compression],
 ) -> Compression:
-    """The result of ``run``, called with recipes planned for ``budget``, and how it compares with the budget."""
-    survey: Survey | None = None
-
-    def planned(budget: Budget) -> dict | Path:
-        nonlocal survey
-        file = None if folder is None else folder / f"plan-{_key(budget, model, data)}.yaml"
-        if file is not None and file.exists():
-            return file
-        survey = survey or survey_layers(model, data.val, progress=progress)
-        plan = plan_recipe(model, survey, budget)
-        if file is None:
-            return plan
-        text = yaml.safe_dump(plan, sort_keys=False)
-        write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        return file
-
+    """The result of ``run`` with a recipe planned for ``budget``, and what of the budget was met."""
+    for name in ("target_bytes", "max_drop"):
+        if getattr(budget, name) is not None:
+            check_packable(model, name, getattr(budget, name))
+    planner = _Planner(model, data, folder, progress)
     if budget.max_drop is None or budget.target_bytes is not None:
-        return _compared(run(planned(budget)), budget)
+        return _compared(run(planner.plan(budget)), budget)
     sizes = [4 * count_parameters(model) // factor for factor in FACTORS]
     attempts, best, impossible = [], None, None
     while sizes:
         middle = len(sizes) // 2
         smaller, larger = sizes[:middle], sizes[middle + 1 :]
         try:
-            plan = planned(replace(budget, target_bytes=sizes[middle]))
+            plan = planner.plan(replace(budget, target_bytes=sizes[middle]))
         except ValueError as error:  # nothing is that small
             impossible, sizes = error, larger
             continue
         attempts.append(run(plan))
-        little = attempts[-1].drop <= budget.max_drop
-        best, sizes = (attempts[-1], smaller) if little else (best, larger)
+        if attempts[-1].drop <= budget.max_drop:
+            best, sizes = attempts[-1], smaller
+        else:
+            sizes = larger
     if not attempts:
         raise impossible
     best = best or attempts[-1]
     return _compared(replace(best, attempts=tuple(each for each in attempts if each is not best)), budget)
+
+
+class _Planner:
+    """Plans recipes for one model, from one survey, which is made when it is first needed."""
+
+    def __init__(self, model: ClassificationModel, data: ImageData, folder: Path | None, progress: bool):
+        self.model, self.data, self.folder, self.progress = model, data, folder, progress
+
+    @functools.cached_property
+    def survey(self) -> Survey:
+        return survey_layers(self.model, self.data.val, progress=self.progress)
+
+    def plan(self, budget: Budget) -> dict | Path:
+        """A recipe; or, with a folder, the path of its YAML file there, which may have been edited."""
+        if self.folder is None:
+            return plan_recipe(self.model, self.survey, budget)
+        # Of what the plan depends on, so that the same call finds it again although timings differ.
+        known = [asdict(budget), fingerprint(self.model), split_fingerprint(self.data.val)]
+        file = self.folder / f"plan-{hash_of(known)}.yaml"
+        if not file.exists():
+            text = yaml.safe_dump(plan_recipe(self.model, self.survey, budget), sort_keys=False)
+            write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return file
 
 
 def _compared(made: Compression, budget: Budget) -> Compression:
@@ -78,9 +92,3 @@ def _compared(made: Compression, budget: Budget) -> Compression:
     allowed = {name: getattr(budget, name) for name in measured}
     targets = [Target(name, limit, measured[name]) for name, limit in allowed.items() if limit is not None]
     return replace(made, targets=tuple(targets))
-
-
-def _key(budget: Budget, model: ClassificationModel, data: ImageData) -> str:
-    """Of what a plan depends on; the same call finds its plan again, though timings differ."""
-    known = [asdict(budget), fingerprint(model), fingerprint(data.val.images)]
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:12]

@@ -98,9 +98,9 @@ def distill(
 
     Example:
         >>> import yolo_slim_lessons as slim
-        >>> small = slim.prune_channels(slim.load_model("nano"), 0.5)
-        >>> data = slim.load_images("fashion-mnist").take(train=2_000, val=500)
-        >>> learned = slim.distill(small, slim.load_model("teacher"), data, temperature=4.0, alpha=0.9, epochs=2)
+        >>> small, teacher = slim.prune_channels(slim.load_model("nano"), 0.5), slim.load_model("teacher")
+        >>> data = slim.load_images("fashion-mnist").take(train=200, val=100)
+        >>> learned = slim.distill(small, teacher, data, temperature=4.0, alpha=0.9, epochs=1, progress=False)
     """
     check_numbers(temperature=temperature, alpha=alpha, beta=beta, feature_weight=feature_weight)
     if method not in METHODS:

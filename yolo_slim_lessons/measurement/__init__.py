@@ -19,10 +19,11 @@ from yolo_slim_lessons.measurement.size import (
     count_macs,
     count_parameters,
     layer_costs,
+    quantized_bytes,
     weight_bytes,
 )
 from yolo_slim_lessons.measurement.timing import Comparison, Latency, compare, time_model
-from yolo_slim_lessons.models import image_size_of
+from yolo_slim_lessons.models import image_size_of, layers_of_this_package
 
 __all__ = [
     "ClassScores",
@@ -39,6 +40,7 @@ __all__ = [
     "layer_costs",
     "measure",
     "predict",
+    "quantized_bytes",
     "score",
     "time_model",
     "weight_bytes",
@@ -55,9 +57,10 @@ class Scorecard:
         parameters, nonzero_parameters: counts.
         macs: multiply-accumulate operations for one image.
         bytes: of the parameters at FP32, 4 each.
-        checkpoint_bytes: of the file that ``save_model`` writes at FP16.
+        checkpoint_bytes: of the file that ``save_model`` writes at FP16; ``None`` for quantized models that it refuses.
         latency_ms: batch 1, with ``.median`` and ``.p95``.
         image_size: pixels a side that MACs and latency hold for.
+        quantized_bytes: of quantized layers' integers at their width, all else at FP32; ``None`` for float models.
     """
 
     scores: Scores | None
@@ -65,9 +68,10 @@ class Scorecard:
     nonzero_parameters: int
     macs: int
     bytes: int
-    checkpoint_bytes: int
+    checkpoint_bytes: int | None
     latency_ms: Latency
     image_size: int
+    quantized_bytes: int | None = None
 
     def rows(self) -> list[tuple[str, str]]:
         """The table as (what, value with unit)."""
@@ -81,13 +85,17 @@ class Scorecard:
                     f"{self.scores.precision:.2%}, {self.scores.recall:.2%}, {self.scores.f1:.2%}",
                 ),
             ]
-        return rows + [
+        rows += [
             ("parameters (not zero)", f"{self.parameters:,} ({self.nonzero_parameters:,})"),
             (f"MACs for one image of {self.image_size} px", f"{self.macs:,}"),
-            ("weights at FP32", f"{self.bytes / 1e6:.3f} MB"),
-            ("checkpoint file at FP16", f"{self.checkpoint_bytes / 1e6:.3f} MB"),
-            ("latency", str(self.latency_ms)),
         ]
+        for name, size in (
+            ("weights at FP32", self.bytes),
+            ("checkpoint file at FP16", self.checkpoint_bytes),
+            ("weights as integers", self.quantized_bytes),
+        ):
+            rows += [] if size is None else [(name, f"{size / 1e6:.3f} MB")]
+        return [*rows, ("latency", str(self.latency_ms))]
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {value}" for name, value in self.rows())
@@ -107,7 +115,8 @@ def measure(model: nn.Module, split: Split | None = None, repeats: int = 50, pro
         nonzero_parameters=count_parameters(model, nonzero=True),
         macs=count_macs(model),
         bytes=weight_bytes(model),
-        checkpoint_bytes=checkpoint_bytes(model),
+        checkpoint_bytes=None if layers_of_this_package(model) else checkpoint_bytes(model),
         latency_ms=time_model(model, repeats=repeats),
         image_size=image_size_of(model),
+        quantized_bytes=quantized_bytes(model),
     )

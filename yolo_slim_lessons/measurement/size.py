@@ -5,6 +5,7 @@ Used from lesson 01 on. Leaves out: peak memory and energy.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,3 +76,17 @@ def checkpoint_bytes(model: nn.Module, precision: str = "fp16") -> int:
     """Bytes of the file that ``save_model`` writes, measured by writing it."""
     with tempfile.TemporaryDirectory() as folder:
         return save_model(model, Path(folder) / "model.pt", precision).stat().st_size
+
+
+def quantized_bytes(model: nn.Module) -> int | None:
+    """Bytes of a model with quantized layers: its integers at their width, all other numbers at FP32; else ``None``.
+
+    Without entropy coding, which ``packed_sizes`` counts.
+    """
+    grids = {name: grid for name, layer in weight_layers(model) if (grid := getattr(layer, "weight_grid", None))}
+    if not grids:
+        return None
+    weights = {name: layer.weight.numel() for name, layer in weight_layers(model)}
+    floats = count_parameters(model) - sum(weights[name] for name in grids)
+    floats += sum(grid.scale.numel() for grid in grids.values())
+    return 4 * floats + sum(math.ceil(weights[name] * grid.bits / 8) for name, grid in grids.items())

@@ -1,8 +1,8 @@
 """Zero single weights: by magnitude or at random, per layer or over the whole model, free or in an N:M pattern.
 
-The network keeps its shape and its arithmetic; what is gained is zeros, and ``sparse_sizes`` says what those are worth
-on disk. Used in lesson 03. Leaves out: removing whole channels (``channel_pruning.py``), criteria that look at data
-or at curvature, and kernels that skip zeros.
+The network keeps its shape and computes as much as before; ``sparse_sizes`` says what the zeros save on disk. Used in
+lesson 03. Leaves out: removing whole channels (``pruning.channels``), criteria that look at data or at curvature, and
+kernels that skip zeros.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from yolo_slim_lessons.arguments import check_positive_integer, check_rate
 from yolo_slim_lessons.data import ImageData
 from yolo_slim_lessons.models import copy_model, save_model, weight_layers
 from yolo_slim_lessons.training import fit
@@ -114,8 +114,7 @@ def gradual_rates(prune_rate: float, steps: int, initial_rate: float = 0.0) -> l
     """
     check_rate("prune_rate", prune_rate)
     check_rate("initial_rate", initial_rate)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps={steps!r}: expected a positive integer")
+    check_positive_integer("steps", steps)
     return [prune_rate + (initial_rate - prune_rate) * (1 - step / steps) ** 3 for step in range(1, steps + 1)]
 
 
@@ -130,6 +129,7 @@ def prune_gradually(
     scope: str = "layer",
     layers: Iterable[str] | None = None,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
     on_step: Callable[[float, nn.Module, nn.Module], None] | None = None,
     **fit_options,
 ) -> nn.Module:
@@ -147,16 +147,24 @@ def prune_gradually(
         scope: likewise.
         layers: likewise.
         seed: of random pruning and of the fine-tuning.
+        checkpoint: as for ``fit``, with a file of its own for each step: ``"c.pt"`` becomes ``c-1.pt``, ``c-2.pt``, …
+            The same call goes on in the step where it was stopped.
         on_step: called after each step with its rate, the model just pruned, and the same fine-tuned.
         fit_options: passed on to ``fit``, such as ``learning_rate``.
 
     Returns:
         A new model in eval mode.
+
+    Example:
+        >>> pruned = prune_gradually(model, data, 0.8, steps=2, batch_size=32, progress=False)
+        >>> bool((pruned.model[7].conv.weight == 0).float().mean() > 0.79)
+        True
     """
     layers = None if layers is None else list(layers)
     for step, rate in enumerate(gradual_rates(prune_rate, steps)):
         pruned = prune_weights(model, rate, prune_type, scope, layers=layers, seed=seed)
-        model = fit(pruned, data, epochs, seed=seed + step, **fit_options)
+        file = checkpoint and Path(checkpoint).with_stem(f"{Path(checkpoint).stem}-{step + 1}")
+        model = fit(pruned, data, epochs, seed=seed + step, checkpoint=file, **fit_options)
         if on_step:
             on_step(rate, pruned, model)
     return model
@@ -188,6 +196,11 @@ def sparse_sizes(model: nn.Module, precision: str = "fp16") -> SparseSizes:
     Args:
         model: a classifier of this package.
         precision: of the file and of the values, ``"fp16"`` or ``"fp32"``.
+
+    Example:
+        >>> sizes = sparse_sizes(prune_weights(model, 0.9))
+        >>> sizes.bitmask_value < sizes.index_value < sizes.dense
+        True
     """
     with tempfile.TemporaryDirectory() as folder:
         file = save_model(model, Path(folder) / "model.pt", precision).read_bytes()
@@ -227,14 +240,6 @@ def break_even_rate(value_bits: int, index_bits: int | None = None) -> float:
     if value_bits < 1 or (index_bits is not None and index_bits < 1):
         raise ValueError(f"value_bits={value_bits!r}, index_bits={index_bits!r}: expected 1 or more")
     return 1 / value_bits if index_bits is None else index_bits / (value_bits + index_bits)
-
-
-def check_rate(name: str, rate: float) -> None:
-    """Raise unless ``rate``, the value of argument ``name``, is a number with 0 ≤ rate < 1."""
-    if isinstance(rate, bool) or not isinstance(rate, Real):
-        raise TypeError(f"{name}={rate!r}: expected a number, 0 <= rate < 1")
-    if not 0 <= rate < 1:  # false for NaN, too
-        raise ValueError(f"{name}={rate!r}: expected 0 <= rate < 1, such as 0.5 for half")
 
 
 def _rate_of_each_layer(model, prune_rate, layers) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Search: which layers can bear a change, which settings are worth trying, which results no other one beats.
+"""Search: how sensitive layers are, what each combination of settings gives, which results no other one beats.
 
 ``sensitivity`` changes one layer at a time, ``sweeps`` tries every combination of settings and keeps each result on
 disk, ``pareto`` says which results no other one beats. All of them look at ``val`` alone. Used in lessons 03, 04 and

@@ -1,4 +1,4 @@
-"""Which layers can bear it: the accuracy of a model as a function of what is done to which layer.
+"""Sensitivity of layers: the accuracy of a model as a function of which layer is changed, and how much.
 
 Used in lesson 03 for weights and in lesson 04 for channels. Leaves out: interactions. Each layer is changed alone,
 so losses of several layers together are not the sum of what is measured here.
@@ -60,7 +60,9 @@ def sensitivity(
         ValueError: no layer or no rate, or whatever ``change`` objects to.
 
     Example:
-        >>> scan = sensitivity(model, data.val.take(256), prune_weights, ["model.0.conv"], [0.5, 0.9])
+        >>> import yolo_slim_lessons as slim
+        >>> few, layers = data.val.take(64), ["model.0.conv"]
+        >>> scan = sensitivity(model, few, slim.prune_weights, layers, [0.5, 0.9], progress=False)
         >>> scan.top1.shape
         (1, 2)
     """

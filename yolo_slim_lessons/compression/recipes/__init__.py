@@ -3,12 +3,13 @@
 ``python -m yolo_slim_lessons.compression.recipes nano`` trains ``data/weights/nano.pt`` again, resuming where it was
 stopped, and rewrites ``data/weights/README.md`` from what it measured. A recipe with ``architecture`` trains from
 random weights (``train``), one with ``start`` takes a trained model through the stages of ``compress``
-(``compressed.py``).
+(``compress_shipped``). Leaves out: recipes of one's own, which ``compress`` takes.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import platform
 import time
@@ -18,10 +19,13 @@ import torch
 import ultralytics
 import yaml
 
+from yolo_slim_lessons.compression import compress
 from yolo_slim_lessons.compression.recipes.index import write_index
-from yolo_slim_lessons.data import load_images
-from yolo_slim_lessons.files import RECIPES_DIR, WEIGHTS_DIR, write_atomically
+from yolo_slim_lessons.data import ImageData, load_images
+from yolo_slim_lessons.files import RECIPES_DIR, WEIGHTS_DIR, fingerprint, write_atomically
 from yolo_slim_lessons.models import load_model, new_model, save_model
+from yolo_slim_lessons.packing import load_packed, save_packed
+from yolo_slim_lessons.quantization import dequantize
 from yolo_slim_lessons.training import fit, top1_accuracy
 
 
@@ -65,27 +69,62 @@ def train(name: str, folder: Path = WEIGHTS_DIR) -> Path:
 
     rows = _read_log(log)
     best = max(range(len(rows)), key=lambda index: float(rows[index]["val_top1"]))
-    trained = load_model(weights)
     result = {
-        "recipe": recipe,
         "epochs": len(rows),
         "kept_epoch": best + 1,
         "minutes": round(sum(float(row["seconds"]) for row in rows) / 60),
-        "val_top1": top1_accuracy(trained, data.val),
-        "test_top1": top1_accuracy(trained, data.test),
     }
-    write_result(name, result, folder)
+    _write_result(name, recipe, result, load_model(weights), data, folder)
     return weights
 
 
-def write_result(name: str, result: dict, folder: Path) -> None:
-    """Write ``result`` and the versions it was made with to ``name.json``, and the list of all shipped files anew."""
+def compress_shipped(name: str, folder: Path = WEIGHTS_DIR) -> Path:
+    """Run the stages of recipe ``name`` and write into ``folder`` what it ``makes``, its results and a new README.
+
+    Finished stages are kept in ``folder/compress.training/``, where a call that was stopped goes on. ``test`` is looked
+    at once, at the end, with the first file as stored.
+    """
+    recipe = read_recipe(name)
+    data = load_images(recipe["data"], recipe["image_size"], recipe["seed"])
+    start, teacher = load_model(recipe["start"]), load_model(recipe["teacher"])
+    made = compress(start, data, recipe, teacher=teacher, folder=folder / "compress.training")
+    files = [folder / file for file in recipe["makes"]]
+    for file in files:
+        if file.suffix == ".slim":
+            save_packed(made.model, file)
+        else:
+            save_model(dequantize(made.model), file, precision="fp16")
+    stored = load_packed(files[0]) if files[0].suffix == ".slim" else load_model(files[0])
+    result = {
+        "start": fingerprint(start),
+        "teacher": fingerprint(teacher),
+        "stages": [
+            {
+                "name": stage.name,
+                "val_top1": stage.scores.top1,
+                "parameters": stage.parameters,
+                "macs": stage.macs,
+                "packed_bytes": stage.packed_bytes,
+                "seconds": round(stage.seconds),
+            }
+            for stage in made.stages
+        ],
+        "minutes": round(sum(stage.seconds for stage in made.stages) / 60),
+        "factor": made.factor,
+    }
+    _write_result(name, recipe, result, stored, data, folder)
+    return files[0]
+
+
+def _write_result(name: str, recipe: dict, result: dict, stored, data: ImageData, folder: Path) -> None:
+    """Write ``name.json``, with the accuracy of the model as ``stored``, and the list of all shipped files anew."""
+    top1 = {"val_top1": top1_accuracy(stored, data.val), "test_top1": top1_accuracy(stored, data.test)}
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "ultralytics": ultralytics.__version__,
     }
-    text = json.dumps(result | {"versions": versions}, indent=1) + "\n"
+    text = json.dumps({"recipe": recipe} | result | top1 | {"versions": versions}, indent=1) + "\n"
     write_atomically(folder / f"{name}.json", lambda file: file.write_text(text, encoding="utf-8"))
     write_index(folder)
 
@@ -125,10 +164,8 @@ def _read_log(log: Path) -> list[dict]:
 
 
 def _write_log(log: Path, rows: list[dict]) -> None:
-    def write(file: Path) -> None:
-        with file.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(log, write)
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(log, lambda file: file.write_bytes(stream.getvalue().encode()))

@@ -2,8 +2,7 @@
 
 import argparse
 
-from yolo_slim_lessons.compression.recipes import read_recipe, train
-from yolo_slim_lessons.compression.recipes.compressed import compress_shipped
+from yolo_slim_lessons.compression.recipes import compress_shipped, read_recipe, train
 from yolo_slim_lessons.files import RECIPES_DIR
 
 parser = argparse.ArgumentParser(prog="python -m yolo_slim_lessons.compression.recipes", description=__doc__)

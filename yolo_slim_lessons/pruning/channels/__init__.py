@@ -15,6 +15,7 @@ import torch
 from torch.optim.swa_utils import update_bn
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.arguments import check_rate
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.models import copy_model
 from yolo_slim_lessons.pruning.channels.budget import (
@@ -30,7 +31,7 @@ from yolo_slim_lessons.pruning.channels.budget import (
 from yolo_slim_lessons.pruning.channels.criteria import importance
 from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part, channel_groups
 from yolo_slim_lessons.pruning.channels.surgery import remove_channels
-from yolo_slim_lessons.pruning.weights import SCOPES, check_rate
+from yolo_slim_lessons.pruning.weights import SCOPES
 
 __all__ = ["ChannelGroup", "Part", "channel_groups", "prune_channels", "reestimate_batchnorm"]
 

@@ -78,8 +78,8 @@ def train_quantized(
 
     Example:
         >>> import yolo_slim_lessons as slim
-        >>> data = slim.load_images("fashion-mnist").take(train=2_000, val=500)
-        >>> small = slim.train_quantized(slim.load_model("nano"), data, bits=3, epochs=1)
+        >>> data = slim.load_images("fashion-mnist").take(train=200, val=100)
+        >>> small = slim.train_quantized(slim.load_model("nano"), data, bits=3, epochs=1, progress=False)
     """
     check_classifier(model)
     if fit_options.get("bfloat16"):

@@ -47,8 +47,9 @@ def correct_biases(quantized: nn.Module, model: nn.Module, calibration: Split | 
         TypeError: an argument is of another kind.
 
     Example:
-        >>> rounded = quantize_integer(model, bits=4, granularity="tensor")
-        >>> corrected = correct_biases(rounded, model, data.train.take(512))
+        >>> import yolo_slim_lessons as slim
+        >>> rounded = slim.quantize_integer(model, bits=4, granularity="tensor")
+        >>> corrected = slim.correct_biases(rounded, model, data.train.take(64))
     """
     original = float_original(quantized, model)
     device = device_of(original)

@@ -28,7 +28,7 @@ def round_biases(model: ClassificationModel, format: str | FloatFormat = "bf16")
     Example:
         >>> import yolo_slim_lessons as slim
         >>> quantized = slim.quantize_integer(slim.load_model("nano"), bits=3)
-        >>> slim.packed_sizes(slim.round_biases(quantized)).file < slim.packed_sizes(quantized).file
+        >>> slim.packed_sizes(round_biases(quantized)).file < slim.packed_sizes(quantized).file
         True
     """
     check_classifier(model)

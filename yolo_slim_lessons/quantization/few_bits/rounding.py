@@ -66,9 +66,10 @@ def learn_rounding(
         TypeError: an argument is of another kind.
 
     Example:
-        >>> calibration = data.train.take(512)
-        >>> nearest = quantize_integer(model, bits=4, activation_bits=8, calibration=calibration)
-        >>> learned = learn_rounding(nearest, model, calibration)
+        >>> import yolo_slim_lessons as slim
+        >>> calibration = data.train.take(64)
+        >>> nearest = slim.quantize_integer(model, bits=4, activation_bits=8, calibration=calibration)
+        >>> learned = slim.learn_rounding(nearest, model, calibration, steps=10, progress=False)
     """
     for name, value in (("steps", steps), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

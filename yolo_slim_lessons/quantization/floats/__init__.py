@@ -63,8 +63,7 @@ def quantize_float(
 
     Returns:
         A new model in eval mode. ``model.float_quantization`` says how it was made. With ``activations``, layers
-        round by a hook of this package: a file of ``save_packed`` keeps it; one of ``save_model`` then opens only where
-        this package is installed.
+        round by a hook of this package, which ``save_packed`` keeps and ``save_model`` refuses.
 
     Raises:
         ValueError: unknown format or scale, NaN or infinite weights, or a model that is quantized already.

@@ -69,7 +69,7 @@ class FloatFormat:
         """Every finite value from zero up, float32: the marks on the number line.
 
         Raises:
-            ValueError: more than 16 bits, which nobody wants to see.
+            ValueError: more than 16 bits, too many values to draw.
         """
         if self.bits > 16:
             raise ValueError(f"{self.name} has {self.bits} bits: expected at most 16, its values are too many")

@@ -1,8 +1,8 @@
-"""Narrower and narrower: from what each layer's channels are worth to a line of models, from whole to smallest.
+"""What each layer's channels are worth, and with that a sequence of models from whole to narrowest.
 
-Layers lose channels one at a time, and the answers on ``val`` say what that costs; then channels go in the order of
-what they cost for what they save. Used in lesson 08, by ``plan_recipe``. Leaves out: that losses of several layers are
-more than their sum, and what training wins back.
+One layer at a time loses channels, and the answers on ``val`` say what that costs; then channels are removed in the
+order of what they cost for what they save. Used in lesson 08, by ``plan_recipe``. Leaves out: that losses of several
+layers are more than their sum, and what training wins back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.data import Split, as_floats
+from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.models import copy_model, logits
 from yolo_slim_lessons.pruning.channels import ChannelGroup, channel_groups, prune_channels
 from yolo_slim_lessons.pruning.channels.budget import full_counts, layer_prices, rated_counts, smallest_counts
@@ -30,11 +30,11 @@ TRIED_RATES = (0.25, 0.5, 0.75, 0.875)
 
 @dataclass(frozen=True)
 class ChannelScan:
-    """What it costs to narrow one layer, or several that are tied, alone.
+    """What it costs to narrow one layer alone, or several that are tied.
 
     Attributes:
         groups: ``channel_groups`` of the model.
-        families: positions of groups that keep equally many channels, F arrays.
+        families: positions of groups that keep equally many channels, F arrays of them.
         counts: how many channels were kept, from all to few, F arrays.
         losses: divergence of the answers on ``val``, nats, for each of ``counts``; never falling.
     """
@@ -44,8 +44,12 @@ class ChannelScan:
     counts: list[np.ndarray]
     losses: list[np.ndarray]
 
-    def loss(self, row: int, count: float) -> float:
-        """Of family ``row`` with ``count`` channels, between what was measured on a straight line."""
+    def loss(self, counts: np.ndarray) -> float:
+        """The sum of what all families lose with ``counts``, one for each group."""
+        return sum(self.family_loss(row, counts[members[0]]) for row, members in enumerate(self.families))
+
+    def family_loss(self, row: int, count: float) -> float:
+        """Of family ``row`` with ``count`` channels, interpolated between those that were measured."""
         return float(np.interp(-count, -self.counts[row], self.losses[row]))
 
     def rates(self, counts: np.ndarray) -> dict[str, float]:
@@ -59,19 +63,11 @@ class ChannelScan:
         }
 
 
-@dataclass(frozen=True)
-class Narrowed:
-    """One model of the line: channels that each group keeps, and the sum of the losses of its families."""
-
-    counts: np.ndarray
-    loss: float
-
-
 def scan_channels(model: ClassificationModel, split: Split, progress: bool = True) -> ChannelScan:
     """Narrow one family of layers at a time and see how far the answers move.
 
-    BatchNorm normalizes by the images at hand, in the whole model as in the narrow ones: what its statistics alone
-    would cost, ``reestimate_batchnorm`` brings back, and they are not to blame for it.
+    BatchNorm normalizes by the images at hand, in the whole model as in the narrow ones. What outdated statistics would
+    cost does not count, as ``reestimate_batchnorm`` mends them.
     """
     groups = channel_groups(model)
     full = full_counts(groups)
@@ -100,9 +96,9 @@ def scan_channels(model: ClassificationModel, split: Split, progress: bool = Tru
     return ChannelScan(groups, [np.array(members) for members in families], counts, losses)
 
 
-def narrowing(
+def narrower_models(
     model: ClassificationModel, scan: ChannelScan, unit: str, start: np.ndarray | None = None
-) -> list[Narrowed]:
+) -> list[np.ndarray]:
     """Models from ``start`` to the narrowest: each step takes the block of channels that costs least for its savings.
 
     Args:
@@ -110,11 +106,14 @@ def narrowing(
         scan: ``scan_channels(model, …)``.
         unit: what is saved, ``"MACs"`` or ``"parameters"``.
         start: channels that each group keeps in the first model; ``None`` for all.
+
+    Returns:
+        For each model the channels that each group keeps.
     """
     price: Callable = layer_prices(model, scan.groups, unit)
     smallest = smallest_counts(scan.groups, ROUND_TO)
     counts = full_counts(scan.groups) if start is None else start
-    line = [Narrowed(counts, _total_loss(scan, counts))]
+    models = [counts]
     while True:
         candidates, losses = [], []
         for row, members in enumerate(scan.families):
@@ -124,16 +123,12 @@ def narrowing(
                 narrower = counts.copy()
                 narrower[members] = after
                 candidates.append(narrower)
-                losses.append(scan.loss(row, after) - scan.loss(row, before))
+                losses.append(scan.family_loss(row, after) - scan.family_loss(row, before))
         if not candidates:
-            return line
+            return models
         savings = price(counts) - price(np.array(candidates))
         counts = candidates[int(np.argmin(np.array(losses) / savings))]
-        line.append(Narrowed(counts, _total_loss(scan, counts)))
-
-
-def _total_loss(scan: ChannelScan, counts: np.ndarray) -> float:
-    return sum(scan.loss(row, counts[members[0]]) for row, members in enumerate(scan.families))
+        models.append(counts)
 
 
 @torch.no_grad()
@@ -143,5 +138,5 @@ def _log_answers(model: ClassificationModel, split: Split) -> torch.Tensor:
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.train()
-    parts = split.images.tensor_split(math.ceil(len(split) / BATCH))  # alike, as a single image has no statistics
-    return torch.cat([logits(model, as_floats(part)).log_softmax(1) for part in parts])
+    batches = split.batches(math.ceil(len(split) / math.ceil(len(split) / BATCH)))  # alike: one image has no statistics
+    return torch.cat([logits(model, images).log_softmax(1) for images, _ in batches])

@@ -1,0 +1,22 @@
+"""Checks of arguments that several rooms make: an error names the argument, its value and what is allowed.
+
+Leaves out: what only one function asks of its arguments, which it checks itself.
+"""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Raise unless ``rate``, the value of argument ``name``, is a number with 0 ≤ rate < 1."""
+    if isinstance(rate, bool) or not isinstance(rate, Real):
+        raise TypeError(f"{name}={rate!r}: expected a number, 0 <= rate < 1")
+    if not 0 <= rate < 1:  # false for NaN, too
+        raise ValueError(f"{name}={rate!r}: expected 0 <= rate < 1, such as 0.5 for half")
+
+
+def check_positive_integer(name: str, value: int) -> None:
+    """Raise ``ValueError`` unless ``value``, that of argument ``name``, is 1, 2, 3 or more."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r}: expected a positive integer")
