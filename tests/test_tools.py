@@ -109,6 +109,7 @@ def test_the_zip_holds_the_course_its_wheels_and_the_way_to_install_it(project, 
     assert str(archive) in told
 
 
+@pytest.mark.slow
 def test_the_zip_installs_and_runs_with_the_network_off(project, tmp_path):
     """In a fresh environment that sees nothing of this one, by the commands of the instructions."""
     wheelhouse = offline.build_wheelhouse(project, tmp_path / "out ü" / "wheelhouse")
@@ -128,6 +129,7 @@ for attempt in (lambda: __import__("torch"), lambda: urllib.request.urlopen("htt
     assert [path.name for path in (tmp_path / "out ü").iterdir()] == [archive.name]
 
 
+@pytest.mark.slow
 def test_a_zip_without_a_needed_wheel_is_found_out(project, tmp_path):
     wheelhouse = offline.build_wheelhouse(project, tmp_path / "out ü" / "wheelhouse")
     for wheel in wheelhouse.iterdir():

@@ -1,6 +1,7 @@
 """Every slider and drop-down of every lesson, moved in a real JupyterLab in a real browser, by mouse and by keyboard.
 
-All cells are run before, as a learner does. Pictures of the screen come to lie in ``screenshots/``, to be looked at.
+Before, the cells are run that the sliders need; all cells, as a learner does, in the slow tests. Pictures of the screen
+come to lie in ``screenshots/``, to be looked at.
 """
 
 import os
@@ -32,10 +33,19 @@ def browser():
         yield browser
 
 
-@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def whole(sources):
+    return sources
+
+
+NEEDED = [pytest.param((path, sliders_and_their_needs), id=path.stem) for path in NOTEBOOKS]
+WHOLE = [pytest.param((path, whole), id=f"{path.stem}, all cells", marks=pytest.mark.slow) for path in NOTEBOOKS]
+
+
+@pytest.fixture(scope="module", params=[*NEEDED, *WHOLE])
 def lesson(request, server, browser):
-    lesson = Lesson(browser, server, server.copy(request.param))
-    lesson.name = request.param.stem
+    path, wanted = request.param
+    lesson = Lesson(browser, server, server.copy(path, wanted))
+    lesson.name = path.stem
     lesson.run_all()
     yield lesson
     lesson.close()

@@ -60,12 +60,16 @@ def judge_number(
     rel_tol: float = 0.005,
     abs_tol: float = 0.0,
 ) -> Feedback:
-    """Compare a number with the right one, then with those that typical mistakes lead to, each mapped to its name.
+    """Compare a number with the right one, then with those that typical mistakes lead to.
 
     Args:
+        answer: the learner's, of any kind.
+        right: the number that is asked for.
+        mistakes: number → what to say of the mistake that leads to it.
         praise: what a right answer hears.
         hint: what an answer hears that comes from no known mistake.
-        rel_tol, abs_tol: how near is near enough, as for ``math.isclose``.
+        rel_tol: how near is near enough, as for ``math.isclose``.
+        abs_tol: likewise.
 
     Raises:
         UnreadableAnswerError: ``answer`` is no number.
@@ -79,7 +83,7 @@ def judge_number(
 def name_mistake(
     number: float, mistakes: Mapping[float, str], *, rel_tol: float = 0.005, abs_tol: float = 1e-9
 ) -> str | None:
-    """The name of the mistake that leads nearest to ``number``; ``None`` if none leads near it."""
+    """What to say of the mistake that leads nearest to ``number``; ``None`` if none leads near it."""
     nearest = min(mistakes, key=lambda value: abs(number - value))
     return mistakes[nearest] if math.isclose(number, nearest, rel_tol=rel_tol, abs_tol=abs_tol) else None
 

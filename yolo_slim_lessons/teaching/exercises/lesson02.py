@@ -26,9 +26,8 @@ def check_f1(answer: float) -> Feedback:
         100 * f1: "right as a percentage; in this course shares are fractions from 0 to 1",
     }
     praise = "it lies nearer to the smaller of precision and recall, so neither can make up for the other"
-    return judge_number(
-        answer, f1, mistakes, praise, "start with precision = 30 / (30 + 10) and recall = 30 / (30 + 20)"
-    )
+    hint = "start with precision = 30 / (30 + 10) and recall = 30 / (30 + 20)"
+    return judge_number(answer, f1, mistakes, praise, hint)
 
 
 @check

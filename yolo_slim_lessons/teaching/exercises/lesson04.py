@@ -35,9 +35,8 @@ def check_half_the_macs(answer: float) -> Feedback:
     }
     praise = "(1 − rate)² = 0.5: less than a third of the channels is half of the work"
     hint = "MACs go with inputs × outputs, and both shrink to 1 − rate of what they were"
-    return judge_number(
-        rate, right, mistakes, praise, PERCENTAGE if 1 < rate <= 100 else hint, rel_tol=0, abs_tol=0.002
-    )
+    hint = PERCENTAGE if 1 < rate <= 100 else hint
+    return judge_number(rate, right, mistakes, praise, hint, rel_tol=0, abs_tol=0.002)
 
 
 @check
