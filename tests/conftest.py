@@ -7,6 +7,8 @@ import sys
 import hypothesis
 import matplotlib.pyplot as plt
 import pytest
+import torch
+from filelock import FileLock
 
 import yolo_slim_lessons as slim
 
@@ -23,8 +25,14 @@ def close_figures():
 
 
 @pytest.fixture(scope="session")
-def data():
-    return slim.load_images("fashion-mnist", image_size=64)
+def data(tmp_path_factory, worker_id):
+    """Fashion-MNIST at 64 px: one process of the tests resizes it, and all map the same file into their memory."""
+    own = tmp_path_factory.getbasetemp()
+    file = (own if worker_id == "master" else own.parent) / "fashion-mnist-64.pt"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            torch.save(slim.load_images("fashion-mnist", image_size=64), file)
+    return torch.load(file, mmap=True, weights_only=False)
 
 
 @pytest.fixture(scope="session")
