@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from lesson_runs import Lesson
+pytest_plugins = ["lesson_runs"]  # of ``tests``
 
 # Ultralytics writes its settings when it is imported: here, into a folder that goes when the tests end.
 _settings = tempfile.TemporaryDirectory(prefix="ultralytics-settings-", ignore_cleanup_errors=True)
@@ -14,9 +14,3 @@ os.environ["YOLO_SLIM_PROGRESS"] = os.path.join(_settings.name, "progress.json")
 # Every Python that tests start, and so the kernel of every lesson, ends if it asks the network for anything.
 _paths = [str(Path(__file__).parent / "tests" / "no_network"), os.environ.get("PYTHONPATH")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
-
-
-def pytest_collect_file(file_path, parent):
-    if file_path.suffix == ".ipynb":
-        return Lesson.from_parent(parent, path=file_path)
-    return None

@@ -1,4 +1,8 @@
-"""A lesson as a file of tests: nbval runs its cells and compares their outputs, then the solutions, in one kernel."""
+"""A plugin of pytest, for which each lesson is a file of tests.
+
+nbval runs its cells in one kernel and compares their outputs with the stored ones; what tags and ``nbval.cfg`` say of a
+cell counts. Then the folded solutions run in the same kernel.
+"""
 
 import re
 from collections import defaultdict
@@ -11,6 +15,10 @@ from nbval.plugin import IPyNbCell, IPyNbFile
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\n\n```python\n(.*?)\n```", re.DOTALL)
 MOST_SECONDS = 60  # of a cell
 PROGRESS = re.compile(r"[\w ]+: +\d+%\|")  # a bar that a busy machine shows for a while, and that goes when it is full
+
+
+def pytest_collect_file(file_path, parent):
+    return Lesson.from_parent(parent, path=file_path) if file_path.suffix == ".ipynb" else None
 
 
 def exercises(notebook):
