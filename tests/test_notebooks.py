@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import functools
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.ipynb"
 MACHINE_PATH = re.compile(r"/(home|root|tmp|work|usr|opt|Users)/|[A-Z]:\\|site-packages")
 
 
+@functools.cache  # by all tests, which change nothing
 def read(path):
     return nbformat.read(path, as_version=4)
 
