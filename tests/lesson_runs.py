@@ -18,7 +18,7 @@ PROGRESS = re.compile(r"[\w ]+: +\d+%\|")  # a bar that a busy machine shows for
 
 
 def pytest_collect_file(file_path, parent):
-    return Lesson.from_parent(parent, path=file_path) if file_path.suffix == ".ipynb" else None
+    return Lesson.from_parent(parent, path=file_path) if file_path.match("[0-9]*.ipynb") else None
 
 
 def exercises(notebook):
