@@ -1,7 +1,7 @@
 """Every slider and drop-down of every lesson, moved in a real JupyterLab in a real browser, by mouse and by keyboard.
 
-Before, the cells are run that the sliders need; all cells, as a learner does, in the slow tests, of which pictures of the
-screen come to lie in ``screenshots/``, to be looked at.
+Before, the cells are run that the sliders need. The slow tests run all cells, as a learner does, and take pictures of
+the screen, which come to lie in ``screenshots/``, to be looked at.
 """
 
 import itertools
