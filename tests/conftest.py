@@ -3,27 +3,18 @@
 import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import hypothesis
 import matplotlib.pyplot as plt
 import pytest
+import torch
+from filelock import FileLock
+
+import yolo_slim_lessons as slim
 
 # The same examples in each run, and no limit on their time: whoever runs the tests learns of faults, not of bad luck.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
-
-# Ultralytics writes its settings when it is imported: here, into a folder that goes when the tests end.
-_settings = tempfile.TemporaryDirectory(prefix="ultralytics-settings-", ignore_cleanup_errors=True)
-os.environ["YOLO_CONFIG_DIR"] = _settings.name
-# Exercises that tests and their kernels solve are no progress of whoever runs the tests.
-os.environ["YOLO_SLIM_PROGRESS"] = os.path.join(_settings.name, "progress.json")
-# Every Python that tests start, and so the kernel of every lesson, ends if it asks the network for anything.
-_paths = [str(Path(__file__).with_name("no_network")), os.environ.get("PYTHONPATH")]
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
-
-import yolo_slim_lessons as slim  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +25,14 @@ def close_figures():
 
 
 @pytest.fixture(scope="session")
-def data():
-    return slim.load_images("fashion-mnist", image_size=64)
+def data(tmp_path_factory, worker_id):
+    """Fashion-MNIST at 64 px: one process of the tests resizes it, and all map the same file into their memory."""
+    own = tmp_path_factory.getbasetemp()
+    file = (own if worker_id == "master" else own.parent) / "fashion-mnist-64.pt"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            torch.save(slim.load_images("fashion-mnist", image_size=64), file)
+    return torch.load(file, mmap=True, weights_only=False)
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def copied_data(tmp_path, monkeypatch):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).write_bytes(name.encode())
         (tmp_path / folder / "SHA256SUMS").write_text(f"{hashlib.sha256(name.encode()).hexdigest()}  {name}\n")
-    monkeypatch.setattr("yolo_slim_lessons.data.DATA_DIR", tmp_path)
+    monkeypatch.setattr("yolo_slim_lessons.files.DATA_DIR", tmp_path)
     return tmp_path
 
 

@@ -13,14 +13,14 @@ import pytest
 from bs4 import BeautifulSoup
 from test_notebooks import NOTEBOOKS, calls, code_cells, read
 
+EXPORTER = nbconvert.HTMLExporter(template_name="classic")
 PICTURE = re.compile(r"data:image/png;base64,(.+)", re.DOTALL)
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
 def lesson(request):
     """(the notebook, its page)."""
-    exporter = nbconvert.HTMLExporter(template_name="classic")
-    page, _ = exporter.from_filename(str(request.param))
+    page, _ = EXPORTER.from_filename(str(request.param))
     return read(request.param), BeautifulSoup(page, "html.parser")
 
 

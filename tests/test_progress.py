@@ -3,12 +3,14 @@
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
+from platformdirs import macos, unix, windows
 
 from yolo_slim_lessons.teaching import exercises, progress
+from yolo_slim_lessons.teaching.exercises import solved
 from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -73,7 +75,7 @@ def test_the_table_shows_solved_of_total_and_where_it_is_kept(file, monkeypatch)
         progress.show_progress()
     )
     for name in ("check_images_needed", "check_convolution_macs"):
-        progress.note_solved("lesson02", name)
+        solved.note_solved("lesson02", name)
     assert "✔ all solved" in progress.show_progress()._repr_html_()
 
 
@@ -89,7 +91,8 @@ def test_forgetting_deletes_the_file_and_says_so(file, capsys):
 
 def test_an_empty_variable_means_that_nothing_is_noted(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("YOLO_SLIM_PROGRESS", "")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for name in ("HOME", "XDG_STATE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path))
     assert exercises.check_break_even(2 / 3).right
     assert list(tmp_path.iterdir()) == []
     assert "Nothing is noted, because YOLO_SLIM_PROGRESS is empty" in repr(progress.show_progress())
@@ -107,8 +110,8 @@ def test_a_damaged_file_counts_as_none_and_is_written_anew(file, contents):
 
 
 def test_notes_on_exercises_that_are_gone_do_not_count(file):
-    progress.note_solved("lesson03", "check_of_an_older_release")
-    progress.note_solved("lesson99", "check_anything")
+    solved.note_solved("lesson03", "check_of_an_older_release")
+    solved.note_solved("lesson99", "check_anything")
     assert progress.show_progress().summary.startswith("0 of ")
 
 
@@ -128,7 +131,7 @@ def test_whatever_goes_wrong_while_noting_the_answer_stands(monkeypatch):
         raise RuntimeError("no home folder")
 
     monkeypatch.delenv("YOLO_SLIM_PROGRESS")
-    monkeypatch.setattr(Path, "home", broken)
+    monkeypatch.setattr(platformdirs, "user_state_dir", broken)
 
     @check
     def check_nothing(answer):
@@ -138,21 +141,20 @@ def test_whatever_goes_wrong_while_noting_the_answer_stands(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("platform", "variables", "expected"),
+    ("system", "variables", "expected"),
     [
-        ("linux", {}, ".local/state/yolo-slim-lessons/progress.json"),
-        ("linux", {"XDG_STATE_HOME": "state"}, "state/yolo-slim-lessons/progress.json"),
-        ("darwin", {}, "Library/Application Support/yolo-slim-lessons/progress.json"),
-        ("win32", {}, "AppData/Local/yolo-slim-lessons/progress.json"),
-        ("win32", {"LOCALAPPDATA": "local"}, "local/yolo-slim-lessons/progress.json"),
+        (unix.Unix, {}, ".local/state/yolo-slim-lessons/progress.json"),
+        (unix.Unix, {"XDG_STATE_HOME": "state"}, "state/yolo-slim-lessons/progress.json"),
+        (macos.MacOS, {}, "Library/Application Support/yolo-slim-lessons/progress.json"),
+        (windows.Windows, {"LOCALAPPDATA": "local"}, "local/yolo-slim-lessons/progress.json"),
     ],
 )
-def test_each_system_has_its_place(tmp_path, monkeypatch, platform, variables, expected):
+def test_each_system_has_its_place(tmp_path, monkeypatch, system, variables, expected):
     for name in ("YOLO_SLIM_PROGRESS", "XDG_STATE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
+    for name, value in {"HOME": "", **variables}.items():
         monkeypatch.setenv(name, str(tmp_path / value))
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(platformdirs, "PlatformDirs", system)
+    monkeypatch.setattr(windows, "get_win_folder", windows.get_win_folder_from_env_vars)  # which any system can do
     assert exercises.check_break_even(2 / 3).right
     assert (tmp_path / expected).is_file()

@@ -44,6 +44,7 @@ def test_an_unfit_python_is_named(tmp_path, body):
     assert str(tmp_path / "python") in outcome.stderr
 
 
+@pytest.mark.slow
 def test_a_failed_installation_names_the_usual_reasons_and_is_tried_again(tmp_path):
     """pip fails here: its environment says that there is no index to install from."""
     environment = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}

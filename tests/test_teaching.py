@@ -2,8 +2,10 @@
 
 import asyncio
 import base64
+import gc
 import math
 import re
+import weakref
 
 import ipywidgets
 import matplotlib.pyplot as plt
@@ -102,6 +104,45 @@ def test_a_quick_drag_is_answered_once_with_its_last_value(slider, monkeypatch):
     assert while_waiting[1] == "<b>2</b>"
     assert drawn == [2, 50]
     assert at_the_end == ("50 bits", "<b>50</b>")
+
+
+class Circle:
+    """An object that only the garbage collector frees, as models and figures are."""
+
+    def __init__(self):
+        self.itself = self
+
+
+def test_a_model_that_is_deleted_after_a_slider_was_made_and_moved_is_freed(slider):
+    model = Circle()
+    freed = weakref.ref(model)
+    explore(lambda bits: (f"<b>{bits}</b>", f"{bits} bits"), bits=slider)
+    slider.value = 8
+    del model
+    gc.collect()
+    assert freed() is None
+
+
+def test_a_slider_frees_what_its_answer_leaves_behind_without_looking_through_all_that_is_loaded(slider):
+    """To look through a lesson's models takes some tenths of a second, in the middle of a drag."""
+    loaded, left_behind, set_aside = Circle(), [], []
+
+    def draw(bits):
+        left_behind.append(weakref.ref(Circle()))
+        set_aside.append(not any(found is loaded for found in gc.get_objects()))
+        return f"<b>{bits}</b>", f"{bits} bits"
+
+    explore(draw, bits=slider)
+    slider.value = 8
+    assert set_aside == [True, True]
+    assert [freed() for freed in left_behind] == [None, None]
+    assert gc.get_freeze_count() == 0
+
+
+def test_an_answer_that_ends_in_an_error_leaves_garbage_collection_as_it_was(slider):
+    explore(lambda bits: 1 / 0, bits=slider)
+    assert gc.get_freeze_count() == 0
+    assert gc.isenabled()
 
 
 # figures

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import html
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import mistune
 import nbformat
 import psutil
 from nbclient import NotebookClient
@@ -114,44 +114,28 @@ def learners_that_fit(lessons: list[Lesson], memory_bytes: float) -> int:
 
 def markdown(lessons: list[Lesson], machine: str) -> str:
     """The tables for the instructor's guide."""
-
-    def table(rows: list[list[str]]) -> str:
-        escaped = [[text.replace("|", "\\|") for text in row] for row in rows]
-        return "\n".join(f"| {' | '.join(row)} |" for row in (escaped[0], ["---"] * len(rows[0]), *escaped[1:]))
-
-    lesson_table = table([HEAD, *([*lesson.row()[:-1], f"`{lesson.row()[-1]}`"] for lesson in lessons)])
-    fit_table = table(
-        [
-            ["memory of a machine, GB", *map(str, MACHINES)],
-            ["learners at once", *(str(learners_that_fit(lessons, size * 1e9)) for size in MACHINES)],
-        ]
-    )
-    return "\n\n".join([f"Measured on {machine}.", lesson_table, CONVENTIONS, fit_table])
+    rows = [[*lesson.row()[:-1], f"`{lesson.row()[-1]}`"] for lesson in lessons]
+    learners = [str(learners_that_fit(lessons, size * 1e9)) for size in MACHINES]
+    fit_table = _table(["memory of a machine, GB", *map(str, MACHINES)], [["learners at once", *learners]])
+    return "\n\n".join([f"Measured on {machine}.", _table(HEAD, rows), CONVENTIONS, fit_table])
 
 
 def page(lessons: list[Lesson], machine: str) -> str:
-    """The same as a page for the browser, with all cells of each lesson below, the slowest first."""
-
-    def table(head: list[str], rows: list[list[str]]) -> str:
-        lines = ["".join(f"<th>{title}</th>" for title in head)]
-        lines += ["".join(f"<td>{html.escape(text)}</td>" for text in row) for row in rows]
-        return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-
-    fits = [f"{learners_that_fit(lessons, size * 1e9)} in {size} GB" for size in MACHINES]
-    parts = [
-        "<h1>Lessons: time and memory</h1>",
-        f"<p>Measured on {html.escape(machine)}.</p>",
-        table(HEAD, [lesson.row() for lesson in lessons]),
-        f"<p>{html.escape(CONVENTIONS.replace('*', ''))}</p>",
-        f"<p>Learners that fit into a machine's memory at once: {', '.join(fits)}.</p>",
-    ]
+    """The same as a page for the browser, with the cells of each lesson below, the slowest first."""
+    parts = ["# Lessons: time and memory", markdown(lessons, machine)]
     for lesson in lessons:
-        cells = sorted(lesson.cells, reverse=True)[:10]
-        parts.append(f"<h2>{html.escape(lesson.name)}</h2>")
-        parts.append(table(["seconds", "cell"], [[f"{seconds:.1f}", source] for seconds, source in cells]))
+        cells = [[f"{seconds:.1f}", f"`{source}`"] for seconds, source in sorted(lesson.cells, reverse=True)[:10]]
+        parts += [f"## {lesson.name}", _table(["seconds", "cell"], cells)]
+    to_html = mistune.create_markdown(escape=True, plugins=["table"])
+    body = to_html("\n\n".join(parts)).replace("\\|", "|")  # which it keeps escaped in code
     style = "body{font-family:sans-serif;max-width:70em;margin:2em auto}td,th{text-align:left;padding:.2em .8em}"
     head = f"<meta charset='utf-8'><title>Lessons: time and memory</title><style>{style}</style>"
-    return f"<!DOCTYPE html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+    return f"<!DOCTYPE html><html lang='en'><head>{head}</head><body>{body}</body></html>\n"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    escaped = [[text.replace("|", "\\|") for text in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *escaped))
 
 
 def write_guide(guide: Path, tables: str) -> None:

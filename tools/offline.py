@@ -55,32 +55,33 @@ def build_wheelhouse(project: Path, wheelhouse: Path) -> Path:
 
 
 def write_zip(project: Path, wheelhouse: Path, folder: Path) -> Path:
-    """Write the files of ``project`` that git knows, the wheels and the instructions as one zip into ``folder``.
+    """Write the last commit of ``project``, the wheels and the instructions as one zip into ``folder``.
 
     Raises:
-        SystemExit: git cannot list the files of the project, or one is missing.
+        SystemExit: git failed; its own message is told.
     """
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=project, capture_output=True)
-    if listed.returncode:
-        reason = os.fsdecode(listed.stderr).strip()
-        raise SystemExit(f"git cannot say which files belong to {project}, so clone the course with git. ({reason})")
-    files = [project / os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
-    missing = [str(file) for file in files if not file.exists()]
-    if missing:
-        raise SystemExit(f"missing, though git knows them: {', '.join(missing)}. Get them back with git checkout")
-    top = Path(_declared(project)["project"]["name"])
+    changed = _git(project, "status", "--porcelain", "--untracked-files=no")
+    if changed:
+        print(f"Not committed, and so not in the zip:\n{changed}")
+    top = _declared(project)["project"]["name"]
 
     def write(path: Path) -> None:
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
-            archive.writestr(str(top / INSTRUCTIONS), instructions())
-            for file in files:
-                archive.write(file, top / file.relative_to(project))
-            for wheel in sorted(wheelhouse.iterdir()):  # a wheel is a zip already
-                archive.write(wheel, top / "wheelhouse" / wheel.name, zipfile.ZIP_STORED)
+        _git(project, "archive", "--format=zip", f"--prefix={top}/", f"--output={path.resolve()}", "HEAD")
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(f"{top}/{INSTRUCTIONS}", instructions())
+            for wheel in sorted(wheelhouse.iterdir()):  # stored as they are: a wheel is a zip already
+                archive.write(wheel, f"{top}/wheelhouse/{wheel.name}")
 
     target = folder / f"{top}-offline-{_target()}.zip"
     write_atomically(target, write)
     return target
+
+
+def _git(project: Path, *command: str) -> str:
+    done = subprocess.run(["git", *command], cwd=project, capture_output=True, encoding="utf-8", errors="replace")
+    if done.returncode:
+        raise SystemExit(f"git cannot pack {project}, so clone the course with git. ({done.stderr.strip()})")
+    return done.stdout.rstrip()
 
 
 def install_commands(python: str) -> list[list[str]]:
@@ -93,15 +94,14 @@ def install_commands(python: str) -> list[list[str]]:
 
 
 def instructions() -> str:
+    """What stands in the zip, for whoever unpacks it."""
     version = ".".join(platform.python_version_tuple()[:2])
-    lines = [
-        " ".join(command) for command in install_commands(f"py -{version}" if os.name == "nt" else f"python{version}")
-    ]
-    lines.append(str(Path(".venv", "Scripts" if os.name == "nt" else "bin", "jupyter")) + " lab notebooks")
+    make, install = install_commands(f"py -{version}" if os.name == "nt" else f"python{version}")
+    start = [str(Path(install[0]).with_name("jupyter")), "lab", "notebooks"]
     return (
         f"# Without a network\n\nFor {platform.system()} on {platform.machine()} with Python {version}. Unpack the zip "
         "where the course is to stay, open a terminal in its folder, and type:\n\n"
-        + "".join(f"    {line}\n" for line in lines)
+        + "".join(f"    {' '.join(command)}\n" for command in (make, install, start))
         + "\nThe last line starts the course, each time. Begin with 00-start-here. (`make lab` is for computers with a "
         "network.)\n"
     )

@@ -122,31 +122,50 @@ def _address_and_token(process: subprocess.Popen, folder: Path, seconds: float =
     raise RuntimeError(f"JupyterLab did not start:\n{(folder / 'server.log').read_text(encoding='utf-8')}")
 
 
+def _load_jupyterlab(browser: Browser, server: Server) -> Page:
+    page = browser.new_context(viewport=SCREEN, reduced_motion="reduce").new_page()
+    page.set_default_timeout(60_000)
+    page.add_init_script(path=HERE / "page_side.js")
+    page.goto(f"{server.address}lab/workspaces/tests?token={server.token}&reset")
+    page.wait_for_function("() => window.lesson?.loaded()")
+    page.evaluate("() => jupyterapp.restored")
+    page.evaluate("() => jupyterapp.commands.execute('application:toggle-left-area')")
+    return page
+
+
 class Lesson:
-    """A notebook in a tab of its own, its kernel, and what the browser complained of (``complaints``)."""
+    """A notebook as the only one in its JupyterLab, its kernel, and what the browser complained of (``complaints``)."""
 
     def __init__(self, browser: Browser, server: Server, path: str):
-        self.page: Page = browser.new_context(viewport=SCREEN, reduced_motion="reduce").new_page()
-        self.page.set_default_timeout(60_000)
+        # To load JupyterLab takes seconds: the page of a lesson that was closed in peace serves the next one, too.
+        open_pages = [page for context in browser.contexts for page in context.pages]
+        self.page: Page = open_pages[0] if open_pages else _load_jupyterlab(browser, server)
         self.complaints: list[str] = []
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("console", self._note)
-        self.page.add_init_script(path=HERE / "page_side.js")
-        workspace = path.replace("/", "-").removesuffix(".ipynb")
-        self.page.goto(f"{server.address}lab/workspaces/{workspace}/tree/{path}?token={server.token}&reset")
-        self.page.wait_for_function("() => window.lesson?.ready()")
-        self.page.evaluate("() => jupyterapp.commands.execute('application:toggle-left-area')")
+        self.page.on("pageerror", self._note_error)
+        self.page.on("console", self._note_message)
+        self.set_zoom(1)
+        self.page.evaluate("path => { jupyterapp.commands.execute('docmanager:open', { path }); }", path)
+        self.page.wait_for_function("() => lesson.ready()")
         self.ask("watch()")
 
-    def _note(self, message) -> None:
+    def _note_error(self, error) -> None:
+        self.complaints.append(str(error))
+
+    def _note_message(self, message) -> None:
         # JupyterLab asks for files that are not there on a first start (a workspace, a checkpoint).
         if message.type == "error" and not message.text.startswith("Failed to load resource"):
             self.complaints.append(message.text)
 
     def close(self) -> None:
-        """Shut the kernel down and close the tab."""
+        """Shut the kernel down and close the notebook, and all of JupyterLab if something went wrong."""
+        went_well = not self.complaints and not self.errors()
+        self.page.remove_listener("pageerror", self._note_error)
+        self.page.remove_listener("console", self._note_message)
         self.page.evaluate("() => lesson.panel().sessionContext.shutdown()")
-        self.page.context.close()
+        if went_well:
+            self.page.evaluate("() => lesson.panel().dispose()")
+        else:
+            self.page.context.close()
 
     def set_theme(self, theme: str) -> None:
         """``"JupyterLab Light"`` or ``"JupyterLab Dark"``."""

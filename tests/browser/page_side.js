@@ -8,9 +8,13 @@ window.lesson = {
     return this.panel()?.sessionContext?.session?.kernel;
   },
 
+  loaded() {
+    const commands = window.jupyterapp?.commands;
+    return Boolean(commands?.hasCommand("application:toggle-left-area") && !document.querySelector("#jupyterlab-splash"));
+  },
+
   ready() {
-    const restored = window.jupyterapp?.started && this.kernel()?.connectionStatus === "connected";
-    return Boolean(restored && this.kernel().status === "idle" && !document.querySelector("#jupyterlab-splash"));
+    return this.loaded() && this.kernel()?.connectionStatus === "connected" && this.kernel().status === "idle";
   },
 
   // The value of a Python expression that is JSON. Nothing is left in the lesson's history or names.

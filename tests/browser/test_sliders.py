@@ -1,8 +1,10 @@
 """Every slider and drop-down of every lesson, moved in a real JupyterLab in a real browser, by mouse and by keyboard.
 
-All cells are run before, as a learner does. Pictures of the screen come to lie in ``screenshots/``, to be looked at.
+Before, the cells are run that the sliders need. The slow tests run all cells, as a learner does, and take pictures of
+the screen, which come to lie in ``screenshots/``, to be looked at.
 """
 
+import itertools
 import os
 import re
 import time
@@ -32,10 +34,19 @@ def browser():
         yield browser
 
 
-@pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
+def whole(sources):
+    return sources
+
+
+NEEDED = [pytest.param((path, sliders_and_their_needs), id=path.stem) for path in NOTEBOOKS]
+WHOLE = [pytest.param((path, whole), id=f"{path.stem}, all cells", marks=pytest.mark.slow) for path in NOTEBOOKS]
+
+
+@pytest.fixture(scope="module", params=[*NEEDED, *WHOLE])
 def lesson(request, server, browser):
-    lesson = Lesson(browser, server, server.copy(request.param))
-    lesson.name = request.param.stem
+    path, wanted = request.param
+    lesson = Lesson(browser, server, server.copy(path, wanted))
+    lesson.name = path.stem
     lesson.run_all()
     yield lesson
     lesson.close()
@@ -85,12 +96,21 @@ def test_no_label_is_cut_off_and_no_picture_is_too_wide(lesson):
     for zoom in (1, 1.5):
         lesson.set_zoom(zoom)
         for box in lesson.boxes():
-            for theme in ("JupyterLab Light", "JupyterLab Dark"):
-                lesson.set_theme(theme)
-                SCREENSHOTS.mkdir(exist_ok=True)
-                box.element.scroll_into_view_if_needed()
-                name = f"{lesson.name}-{box.number}-{theme.split()[1].lower()}-{zoom:.0%}.png"
-                lesson.page.screenshot(path=SCREENSHOTS / name)
+            box.element.scroll_into_view_if_needed()
+            assert box.cut_off() == []
+    assert lesson.errors() == []
+
+
+@pytest.mark.slow
+def test_every_slider_can_be_looked_at_in_both_themes(lesson):
+    SCREENSHOTS.mkdir(exist_ok=True)
+    for zoom in (1, 1.5):
+        lesson.set_zoom(zoom)
+        for box, theme in itertools.product(lesson.boxes(), ("JupyterLab Light", "JupyterLab Dark")):
+            lesson.set_theme(theme)
+            box.element.scroll_into_view_if_needed()
+            name = f"{lesson.name}-{box.number}-{theme.split()[1].lower()}-{zoom:.0%}.png"
+            lesson.page.screenshot(path=SCREENSHOTS / name)
             assert box.cut_off() == []
     assert lesson.errors() == []
 

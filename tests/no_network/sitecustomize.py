@@ -1,7 +1,8 @@
 """Python imports this first where this folder is on PYTHONPATH: whoever asks the network for anything ends there.
 
-``conftest.py`` sets that path for all tests, and so for the kernels in which they execute the lessons. It ends the
-process, because an exception might be caught by the very library that asks. Loopback is free, Jupyter works through it.
+The project's ``conftest.py`` sets that path for all tests, and so for the kernels in which they execute the lessons. It
+ends the process, because an exception might be caught by the very library that asks. Loopback is free, Jupyter works
+through it.
 """
 
 import os

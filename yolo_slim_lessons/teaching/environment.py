@@ -8,6 +8,7 @@ reader can see.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import importlib
 import os
@@ -27,13 +28,9 @@ RESTART = "then menu Kernel → Restart Kernel"
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of the report.
+    """One row of the report: what was looked at, what is there, what the course needs, and what to do if that differs.
 
-    Attributes:
-        what: the thing looked at.
-        found: what is there.
-        needed: what the course needs.
-        way_out: what to do; empty if all is well.
+    ``way_out`` is empty if all is well.
     """
 
     what: str
@@ -64,21 +61,19 @@ class Report:
         return f"✘ {len(names)} of {len(self.findings)} rows ask you to do something: {', '.join(names)}."
 
     def __repr__(self) -> str:
-        rows = [
-            f"{finding.what}: {finding.found} (needed: {finding.needed}) {finding.verdict}" for finding in self.findings
-        ]
+        rows = [f"{row.what}: {row.found} (needed: {row.needed}) {row.verdict}" for row in self.findings]
         return "\n".join([self.summary, *rows])
 
     def _repr_html_(self) -> str:
-        cell = "<td style='text-align:left'>{}</td>".format
-        rows = []
-        for finding in self.findings:
-            colour = "#D55E00" if finding.way_out else "#009E73"
-            texts = [html.escape(text) for text in (finding.what, finding.found, finding.needed, finding.verdict)]
-            texts[-1] = f"<b style='color:{colour}'>{texts[-1][0]}</b>{texts[-1][1:]}"
-            rows.append(f"<tr>{''.join(map(cell, texts))}</tr>")
-        head = "".join(f"<th style='text-align:left'>{title}</th>" for title in ("what", "found", "needed", "verdict"))
-        return f"<p><b>{html.escape(self.summary)}</b></p><table><tr>{head}</tr>{''.join(rows)}</table>"
+        titles = ("what", "found", "needed", "verdict")
+        rows = ["".join(f"<th style='text-align:left'>{title}</th>" for title in titles)]
+        for row in self.findings:
+            what, found, needed, verdict = map(html.escape, (row.what, row.found, row.needed, row.verdict))
+            colour = "#D55E00" if row.way_out else "#009E73"
+            verdict = f"<b style='color:{colour}'>{verdict[0]}</b>{verdict[1:]}"
+            rows.append("".join(f"<td style='text-align:left'>{text}</td>" for text in (what, found, needed, verdict)))
+        table = "".join(f"<tr>{row}</tr>" for row in rows)
+        return f"<p><b>{html.escape(self.summary)}</b></p><table>{table}</table>"
 
 
 def check() -> Report:
@@ -87,17 +82,8 @@ def check() -> Report:
     Returns:
         A ``Report``, whatever is missing or broken: nothing here raises.
     """
-    return Report(
-        (
-            *_python_and_packages(),
-            _loading_the_course(),
-            _threads(),
-            _free_disk(),
-            *_free_memory(),
-            _files("images", "fashion-mnist"),
-            _files("trained models", "weights"),
-        )
-    )
+    files = _files("images", "fashion-mnist"), _files("trained models", "weights")
+    return Report((*_python_and_packages(), _loading_the_course(), *_machine(), *files))
 
 
 def _python_and_packages() -> list[Finding]:
@@ -110,24 +96,23 @@ def _python_and_packages() -> list[Finding]:
             f"Or install it into this one: run %pip install -e .. in a new cell, {RESTART}"
         )
         return [Finding("the course", "not installed in this Python", "installed", way_out)]
-    version, bounds = platform.python_version(), SpecifierSet(course["Requires-Python"])
-    fits = bounds.contains(version, prereleases=True)
-    way_out = "" if fits else f"get a Python {_readable(bounds)} and install the course again with it"
-    requirements = map(Requirement, metadata.requires(COURSE) or [])
-    return [
-        Finding("Python", version, _readable(bounds), way_out),
-        *(_package(it) for it in requirements if it.marker is None or it.marker.evaluate({"extra": ""})),
-    ]
+    bounds = SpecifierSet(course["Requires-Python"])
+    way_out = f"get a Python {_readable(bounds)} and install the course again with it"
+    findings = [_version("Python", platform.python_version(), bounds, way_out)]
+    for needed in map(Requirement, metadata.requires(COURSE) or []):
+        if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+            try:
+                version = metadata.version(needed.name)
+            except metadata.PackageNotFoundError:
+                version = None
+            way_out = f'run %pip install "{needed}" in a new cell, {RESTART}'
+            findings.append(_version(needed.name, version, needed.specifier, way_out))
+    return findings
 
 
-def _package(requirement: Requirement) -> Finding:
-    try:
-        version = metadata.version(requirement.name)
-    except metadata.PackageNotFoundError:
-        version = None
-    fits = version is not None and requirement.specifier.contains(version, prereleases=True)
-    way_out = "" if fits else f'run %pip install "{requirement}" in a new cell, {RESTART}'
-    return Finding(requirement.name, version or "not installed", _readable(requirement.specifier), way_out)
+def _version(what: str, version: str | None, bounds: SpecifierSet, way_out: str) -> Finding:
+    fits = version is not None and bounds.contains(version, prereleases=True)
+    return Finding(what, version or "not installed", _readable(bounds), "" if fits else way_out)
 
 
 def _readable(bounds: SpecifierSet) -> str:
@@ -136,41 +121,38 @@ def _readable(bounds: SpecifierSet) -> str:
 
 
 def _loading_the_course() -> Finding:
-    what = "loading the course"
     try:
-        importlib.import_module("yolo_slim_lessons")
+        course = importlib.import_module("yolo_slim_lessons")
+        for name in course.__all__:  # each is loaded when it is first used
+            getattr(course, name)
     except Exception as error:  # a package that is missing, half installed, or lacks a library of the system
         way_out = (
             f"repair the rows above, {RESTART}. If they are fine, a library of the system is missing: on Windows "
             "install Microsoft's Visual C++ Redistributable, on Debian or Ubuntu apt-get install libgl1 libglib2.0-0"
         )
-        return Finding(what, f"{type(error).__name__}: {error}", "works", way_out)
-    return Finding(what, "works", "works")
+        return Finding("loading the course", f"{type(error).__name__}: {error}", "works", way_out)
+    return Finding("loading the course", "works", "works")
 
 
-def _threads() -> Finding:
-    # The number this process may use; in a container or on a shared server the machine has more.
+def _machine() -> list[Finding]:
+    # Of the processor, what this process may use; in a container or on a shared server the machine has more.
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    way_out = "" if threads >= THREADS else "go on, but expect a lesson to compute for twice the time it states"
-    return Finding("CPU threads", str(threads), f"≥ {THREADS}", way_out)
+    slow = "go on, but expect a lesson to compute for twice the time it states"
+    folder = tempfile.gettempdir()  # lessons write to it
+    full = f"free some space on the disk that holds {folder}"
+    amounts = [
+        ("CPU threads", threads, THREADS, "", slow),
+        ("free disk", shutil.disk_usage(folder).free / 1e9, DISK_GB, " GB", full),
+    ]
+    with contextlib.suppress(ImportError):  # psutil, which then has a red row already
+        import psutil
 
-
-def _free_disk() -> Finding:
-    gigabytes = shutil.disk_usage(tempfile.gettempdir()).free / 1e9  # lessons write to the folder of temporary files
-    way_out = "" if gigabytes >= DISK_GB else f"free some space on the disk that holds {tempfile.gettempdir()}"
-    return Finding("free disk", f"{gigabytes:.1f} GB", f"≥ {DISK_GB} GB", way_out)
-
-
-def _free_memory() -> list[Finding]:
-    try:
-        import psutil  # comes with Ultralytics
-    except ImportError:
-        return []  # Ultralytics has a row of its own
-    gigabytes = psutil.virtual_memory().available / 1e9
-    way_out = (
-        "" if gigabytes >= MEMORY_GB else "close other programs, and notebooks: menu Kernel → Shut Down All Kernels"
-    )
-    return [Finding("free memory", f"{gigabytes:.1f} GB", f"≥ {MEMORY_GB} GB", way_out)]
+        crowded = "close other programs, and notebooks: menu Kernel → Shut Down All Kernels"
+        amounts.append(("free memory", psutil.virtual_memory().available / 1e9, MEMORY_GB, " GB", crowded))
+    return [
+        Finding(what, f"{there:.{1 if unit else 0}f}{unit}", f"≥ {needed}{unit}", "" if there >= needed else way_out)
+        for what, there, needed, unit, way_out in amounts
+    ]
 
 
 def _files(what: str, folder_name: str) -> Finding:

@@ -1,24 +1,16 @@
-"""Which exercises are solved: noted when a check says right, shown in lesson 00.
+"""Which exercises are solved: shown in lesson 00, and forgotten on request.
 
-The notes are one small file of this user on this computer, named by ``YOLO_SLIM_PROGRESS`` or in the place that the
-operating system has for such things; nothing is sent anywhere. Leaves out: answers, times, and several learners at one
-account.
+Leaves out: noting them, which ``exercises/solved.py`` does when a check says right.
 """
 
 from __future__ import annotations
 
 import html
-import importlib
-import json
-import os
-import pkgutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from yolo_slim_lessons.files import write_atomically
-
-VARIABLE = "YOLO_SLIM_PROGRESS"
+from yolo_slim_lessons.teaching import exercises
+from yolo_slim_lessons.teaching.exercises.solved import VARIABLE, notes_file, solved_checks
 
 
 @dataclass(frozen=True)
@@ -67,26 +59,16 @@ class Progress:
 
 def show_progress() -> Progress:
     """The exercises of all lessons, solved and open; changes nothing."""
-    file, solved = _file(), _noted()
-    rows = []
-    for lesson, checks in _all_checks().items():
-        done = solved.get(lesson, [])
-        names = [(name in done, name.removeprefix("check_").replace("_", " ")) for name in checks]
-        rows.append(
-            LessonProgress(
-                lesson.removeprefix("lesson"),
-                tuple(name for right, name in names if right),
-                tuple(name for right, name in names if not right),
-            )
-        )
+    file, solved = notes_file(), solved_checks()
+    rows = tuple(_progress_in(lesson, checks, solved.get(lesson, [])) for lesson, checks in _all_checks().items())
     if file is None:
-        return Progress(tuple(rows), f"Nothing is noted, because {VARIABLE} is empty.")
-    return Progress(tuple(rows), f"Noted on this computer only, in {_short(file)}; forget_progress() deletes it.")
+        return Progress(rows, f"Nothing is noted, because {VARIABLE} is empty.")
+    return Progress(rows, f"Noted on this computer only, in {_short(file)}; forget_progress() deletes it.")
 
 
 def forget_progress() -> None:
     """Delete the notes, and say so."""
-    file = _file()
+    file = notes_file()
     if file is None or not file.exists():
         print("There was nothing to forget.")
         return
@@ -94,54 +76,19 @@ def forget_progress() -> None:
     print(f"Forgotten: {_short(file)} is deleted.")
 
 
-def note_solved(lesson: str, check: str) -> None:
-    """Note that the exercise ``check`` of ``lesson`` was solved. Never raises, whatever the disk says."""
-    try:
-        file, solved = _file(), _noted()
-        if file is None or check in solved.get(lesson, []):
-            return
-        solved[lesson] = [*solved.get(lesson, []), check]
-        text = json.dumps(solved, indent=1) + "\n"
-        write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    except Exception:  # a folder that is read-only or full must not take the answer "right" from a learner
-        return
+def _progress_in(lesson: str, checks: list[str], solved: list[str]) -> LessonProgress:
+    readable = {check: check.removeprefix("check_").replace("_", " ") for check in checks}
+    return LessonProgress(
+        lesson.removeprefix("lesson"),
+        tuple(name for check, name in readable.items() if check in solved),
+        tuple(name for check, name in readable.items() if check not in solved),
+    )
 
 
 def _all_checks() -> dict[str, list[str]]:
     """The names of all checks by the name of their lesson's module, in the order in which they are written."""
-    package = importlib.import_module("yolo_slim_lessons.teaching.exercises")  # which itself imports this module
-    checks = {}
-    for lesson in sorted(found.name for found in pkgutil.iter_modules(package.__path__)):
-        if lesson.startswith("lesson"):
-            module = importlib.import_module(f"{package.__name__}.{lesson}")
-            own = [name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]
-            checks[lesson] = [name for name in own if name.startswith("check_")]
-    return checks
-
-
-def _noted() -> dict[str, list[str]]:
-    """What the file says; nothing if there is none, or if it is damaged."""
-    file = _file()
-    try:
-        noted = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    fits = isinstance(noted, dict) and all(isinstance(checks, list) for checks in noted.values())
-    return noted if fits else {}
-
-
-def _file() -> Path | None:
-    """Where the notes are; ``None`` where the variable is set and empty, which means that none are wanted."""
-    if VARIABLE in os.environ:
-        return Path(os.environ[VARIABLE]).expanduser() if os.environ[VARIABLE] else None
-    home = Path.home()
-    if sys.platform == "win32":
-        folder = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        folder = home / "Library" / "Application Support"
-    else:
-        folder = Path(os.environ.get("XDG_STATE_HOME") or home / ".local" / "state")
-    return folder / "yolo-slim-lessons" / "progress.json"
+    modules = {name: module for name, module in sorted(vars(exercises).items()) if name.startswith("lesson")}
+    return {lesson: [name for name in vars(module) if name.startswith("check_")] for lesson, module in modules.items()}
 
 
 def _short(file: Path) -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gc
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import ipywidgets
 from matplotlib.figure import Figure
@@ -37,12 +38,13 @@ def explore(draw: Callable[..., tuple[Figure | str, str]], **controls: ipywidget
     def update() -> None:
         values = {name: control.value for name, control in controls.items()}
         try:
-            picture, sentence = draw(**values)
+            with _only_new_garbage():
+                shown, sentence = _answer(draw, values)
         except Exception as error:  # a slider must show its error; an exception in a callback goes unseen
             status.value = f"<b>{type(error).__name__}</b>: {html.escape(str(error))}"
             answer.value = ""  # the picture of other values would be taken for theirs
             return
-        answer.value = _as_html(picture, sentence)
+        answer.value = shown
         status.value = html.escape(sentence)  # second: until the picture is there, the status says "working"
 
     def changed(_) -> None:
@@ -62,11 +64,28 @@ def explore(draw: Callable[..., tuple[Figure | str, str]], **controls: ipywidget
         control.layout.width = "min(40em, 95%)"
         control.observe(changed, names="value")
     update()
-    # Figures leave cycles behind, and to look for them through all that the lesson has loaded takes some tenths of a
-    # second, now and then, in the middle of a drag. What is there now is no garbage and need not be looked through.
-    gc.collect()
-    gc.freeze()
     return ipywidgets.VBox([*controls.values(), status, answer])
+
+
+def _answer(draw: Callable[..., tuple[Figure | str, str]], values: dict[str, object]) -> tuple[str, str]:
+    """(the picture as HTML, its sentence); the figure itself is garbage afterwards."""
+    picture, sentence = draw(**values)
+    return _as_html(picture, sentence), sentence
+
+
+@contextlib.contextmanager
+def _only_new_garbage() -> Iterator[None]:
+    """Within, garbage is looked for only among objects that were made within, and what is found goes at the end.
+
+    Figures leave cycles behind. To look for them through all that a lesson has loaded takes some tenths of a second,
+    now and then, in the middle of a drag.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.unfreeze()
 
 
 def _as_html(picture: Figure | str, sentence: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,24 +21,26 @@ class TestLookWarning(UserWarning):
     __test__ = False  # pytest would take the name for a test
 
 
+@dataclass
+class Seal:
+    """What became of test images: how often they were read before the end, and how often they were opened."""
+
+    looks: int = 0
+    openings: int = 0
+
+
 class SealedSplit(Split):
-    """A split that counts how often its images are read, and warns each time.
+    """A split that notes on its ``seal`` how often its images are read, and warns each time.
 
-    Its length and its labels are free. Parts of it, by an index or by ``take``, carry the same seal and count together.
-
-    Attributes:
-        looks: how often images were read before ``open_test``.
-        openings: how often ``open_test`` was called.
+    Its length and its labels are free. Parts of it, by an index or by ``take``, carry the same seal.
     """
 
-    def __init__(self, split: Split, seal: SealedSplit | None = None):
-        # Split is frozen and its fields are properties here, so plain assignment is not to be had.
-        object.__setattr__(self, "_split", split)
-        object.__setattr__(self, "_counts", {"looks": 0, "openings": 0} if seal is None else seal._counts)
+    def __init__(self, split: Split, seal: Seal):
+        vars(self).update(_split=split, seal=seal)  # Split's own fields are frozen, and properties here
 
     @property
     def images(self) -> torch.Tensor:
-        self._counts["looks"] += 1
+        self.seal.looks += 1
         warnings.warn(
             f"look {self.looks} at test images before the end. What you choose now, you choose by them as well, and "
             "what they say in the end will be too good. Choose by data.val; for the end there is capstone.open_test",
@@ -53,17 +55,17 @@ class SealedSplit(Split):
 
     @property
     def looks(self) -> int:
-        return self._counts["looks"]
+        return self.seal.looks
 
     @property
     def openings(self) -> int:
-        return self._counts["openings"]
+        return self.seal.openings
 
     def __getitem__(self, indices) -> SealedSplit:
-        return SealedSplit(self._split[indices], self)
+        return SealedSplit(self._split[indices], self.seal)
 
-    def batches(self, batch_size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return Split(self.images, self.labels).batches(batch_size)
+    def batches(self, *sizes, **options) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return Split(self.images, self.labels).batches(*sizes, **options)  # all batches together are one look
 
     def __repr__(self) -> str:
         return f"SealedSplit({len(self):,} images, {self.looks} looks, opened {self.openings} times)"
@@ -81,7 +83,7 @@ def seal_test(data: ImageData) -> ImageData:
         >>> sealed.test.looks
         0
     """
-    return data if isinstance(data.test, SealedSplit) else replace(data, test=SealedSplit(data.test))
+    return data if isinstance(data.test, SealedSplit) else replace(data, test=SealedSplit(data.test, Seal()))
 
 
 def open_test(data: ImageData) -> ImageData:
@@ -93,7 +95,7 @@ def open_test(data: ImageData) -> ImageData:
     sealed = data.test
     if not isinstance(sealed, SealedSplit):
         raise TypeError(f"data.test is a {type(sealed).__name__}: expected data from seal_test")
-    sealed._counts["openings"] += 1
+    sealed.seal.openings += 1
     if sealed.openings > 1:
         warnings.warn(
             f"opening {sealed.openings} of the test images: what was changed since the first may suit them too well",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from yolo_slim_lessons.teaching.progress import note_solved
+from yolo_slim_lessons.teaching.exercises.solved import note_solved
+
+PERCENTAGE = "give a fraction between 0 and 1, not a percentage"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,44 @@ def as_number(answer) -> float:
     if not math.isfinite(number):
         raise UnreadableAnswerError(f"{number} came out: look for a division by zero, or a logarithm of zero")
     return number
+
+
+def judge_number(
+    answer,
+    right: float,
+    mistakes: Mapping[float, str],
+    praise: str,
+    hint: str,
+    *,
+    rel_tol: float = 0.005,
+    abs_tol: float = 0.0,
+) -> Feedback:
+    """Compare a number with the right one, then with those that typical mistakes lead to.
+
+    Args:
+        answer: the learner's, of any kind.
+        right: the number that is asked for.
+        mistakes: number → what to say of the mistake that leads to it.
+        praise: what a right answer hears.
+        hint: what an answer hears that comes from no known mistake.
+        rel_tol: how near is near enough, as for ``math.isclose``.
+        abs_tol: likewise.
+
+    Raises:
+        UnreadableAnswerError: ``answer`` is no number.
+    """
+    number = as_number(answer)
+    if math.isclose(number, right, rel_tol=rel_tol, abs_tol=abs_tol):
+        return Feedback(True, praise)
+    return Feedback(False, name_mistake(number, mistakes, rel_tol=rel_tol, abs_tol=abs_tol) or hint)
+
+
+def name_mistake(
+    number: float, mistakes: Mapping[float, str], *, rel_tol: float = 0.005, abs_tol: float = 1e-9
+) -> str | None:
+    """What to say of the mistake that leads nearest to ``number``; ``None`` if none leads near it."""
+    nearest = min(mistakes, key=lambda value: abs(number - value))
+    return mistakes[nearest] if math.isclose(number, nearest, rel_tol=rel_tol, abs_tol=abs_tol) else None
 
 
 def check(function: Callable[..., Feedback]) -> Callable[..., Feedback]:

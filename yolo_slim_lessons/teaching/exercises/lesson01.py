@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from yolo_slim_lessons import models
 from yolo_slim_lessons.data import FASHION_MNIST_CLASSES, as_floats
 from yolo_slim_lessons.measurement import count_macs, count_parameters
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
+from yolo_slim_lessons.models import copy_model, load_model, new_model
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check, judge_number
 
 __all__ = ["check_c2f_parameters", "check_larger_image_macs", "check_probabilities"]
 
@@ -28,7 +28,7 @@ def check_c2f_parameters(answer: int) -> Feedback:
         halves * outputs + batch_norm: "you joined the two halves only: what the bottleneck made is joined as well",
         (halves + block.c) * outputs * 9 + batch_norm: "the convolution behind the concatenation is 1×1, not 3×3",
     }
-    return _compare_numbers(
+    return _judge_count(
         answer,
         count_parameters(block.cv2),
         reasons,
@@ -49,7 +49,7 @@ def check_larger_image_macs(answer: int) -> Feedback:
         16 * before: "twice the side means four times the positions, not sixteen times",
         before - linear: "that is the part that grows: how many times, and plus what?",
     }
-    return _compare_numbers(
+    return _judge_count(
         answer,
         count_macs(model, 128),
         reasons,
@@ -63,13 +63,13 @@ def check_probabilities(answer) -> Feedback:
     if not callable(answer):
         return Feedback(False, "expected a function: def answer(model, images): …")
     images = torch.randint(256, (8, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    model = models.load_model("nano")
+    model = load_model("nano")
     with torch.no_grad():
         expected, scores = model(as_floats(images))
         unscaled, _ = model(images.float())
-        training_scores = models.copy_model(model).train()(as_floats(images))
+        training_scores = copy_model(model).train()(as_floats(images))
         try:
-            result = answer(models.copy_model(model).train(), images.clone())
+            result = answer(copy_model(model).train(), images.clone())
         except (RuntimeError, ValueError) as error:
             if "too many values to unpack" in str(error):
                 return Feedback(False, "in training mode the model answers with logits alone: call model.eval() first")
@@ -111,14 +111,11 @@ def check_probabilities(answer) -> Feedback:
 
 
 def _nano_blueprint():
-    return models.new_model("yolov8n-cls.yaml", FASHION_MNIST_CLASSES)
+    return new_model("yolov8n-cls.yaml", FASHION_MNIST_CLASSES)
 
 
-def _compare_numbers(answer: float, expected: int, reasons: dict[int, str], praise: str) -> Feedback:
+def _judge_count(answer: float, expected: int, mistakes: dict[int, str], praise: str) -> Feedback:
     number = as_number(answer)
-    if number == expected:
-        return Feedback(True, praise)
-    if number in reasons:
-        return Feedback(False, reasons[number])
     direction = "too many" if number > expected else "too few"
-    return Feedback(False, f"{number:,.0f} are {direction}: go through it again step by step")
+    hint = f"{number:,.0f} are {direction}: go through it again step by step"
+    return judge_number(number, expected, mistakes, praise, hint, rel_tol=0)

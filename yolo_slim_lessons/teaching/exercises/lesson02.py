@@ -5,7 +5,7 @@ Leaves out: measured numbers. All three answers follow by hand from what the exe
 
 from __future__ import annotations
 
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check, judge_number
 
 __all__ = ["check_f1", "check_images_needed", "check_convolution_macs"]
 
@@ -26,7 +26,8 @@ def check_f1(answer: float) -> Feedback:
         100 * f1: "right as a percentage; in this course shares are fractions from 0 to 1",
     }
     praise = "it lies nearer to the smaller of precision and recall, so neither can make up for the other"
-    return _judge(answer, f1, mistakes, praise, "start with precision = 30 / (30 + 10) and recall = 30 / (30 + 20)")
+    hint = "start with precision = 30 / (30 + 10) and recall = 30 / (30 + 20)"
+    return judge_number(answer, f1, mistakes, praise, hint)
 
 
 @check
@@ -47,7 +48,7 @@ def check_images_needed(answer: float) -> Feedback:
         needed / 100**2: "half a point is 0.005 as a fraction, not 0.5",
     }
     praise = "and half that width would take four times as many images"
-    return _judge(answer, needed, mistakes, praise, "solve z·√(p (1 − p) / n) = 0.005 for n, where p is 0.94")
+    return judge_number(answer, needed, mistakes, praise, "solve z·√(p (1 − p) / n) = 0.005 for n, where p is 0.94")
 
 
 @check
@@ -69,16 +70,4 @@ def check_convolution_macs(answer: float) -> Feedback:
         macs + outputs * side**2: "YOLOv8's convolutions have no bias, and a MAC count leaves biases out anyway",
     }
     praise = "weights times output positions; twice the side of the image would mean four times the MACs"
-    return _judge(answer, macs, mistakes, praise, "MACs = weights of the layer × height × width of its output")
-
-
-def _judge(answer: float, right: float, mistakes: dict[float, str], praise: str, hint: str) -> Feedback:
-    """Compare with the right number and with those that typical mistakes lead to, each to half a per cent."""
-    number = as_number(answer)
-
-    def near(value: float) -> bool:
-        return abs(number - value) <= 0.005 * abs(value)
-
-    if near(right):
-        return Feedback(True, praise)
-    return Feedback(False, next((reason for value, reason in mistakes.items() if near(value)), hint))
+    return judge_number(answer, macs, mistakes, praise, "MACs = weights of the layer × height × width of its output")

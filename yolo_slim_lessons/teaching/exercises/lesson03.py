@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from yolo_slim_lessons.search import Sensitivity
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
+from yolo_slim_lessons.teaching.exercises.feedback import PERCENTAGE, Feedback, as_number, check, judge_number
 
 __all__ = ["check_break_even", "check_choose_rates", "check_zero_smallest"]
 
@@ -17,23 +16,16 @@ __all__ = ["check_break_even", "check_choose_rates", "check_zero_smallest"]
 @check
 def check_break_even(answer: float) -> Feedback:
     """Values of 8 bits, indices of 16: above which share of zeros is index + value smaller than dense?"""
-    answer = as_number(answer)
-    wrong = {
+    number = as_number(answer)
+    mistakes = {
         1 / 3: "that is the share of weights that may be left; the question is the share of zeros",
         1 / 2: "that holds where an index is as long as a value; here a value has 8 bits and its index 16",
         1 / 8: "that is the bitmask, one bit for every weight; here each stored value brings an index of 16 bits",
         2: "that is index / value; one stored weight costs both together",
     }
-    if math.isclose(answer, 2 / 3, abs_tol=0.005):
-        return Feedback(True, "a stored weight costs 8 + 16 = 24 bits, so at most a third of them may be stored")
-    for value, reason in wrong.items():
-        if math.isclose(answer, value, abs_tol=0.005):
-            return Feedback(False, reason)
-    if 1 < answer <= 100:
-        return Feedback(False, "give a fraction between 0 and 1, not a percentage")
-    return Feedback(
-        False, "set the bits of all weights stored dense equal to the bits of those that are left, and solve"
-    )
+    praise = "a stored weight costs 8 + 16 = 24 bits, so at most a third of them may be stored"
+    hint = "set the bits of all weights stored dense equal to the bits of those that are left, and solve"
+    return judge_number(number, 2 / 3, mistakes, praise, PERCENTAGE if 1 < number <= 100 else hint, abs_tol=0.005)
 
 
 @check

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from yolo_slim_lessons.data import FASHION_MNIST_CLASSES
 from yolo_slim_lessons.models import new_model
 from yolo_slim_lessons.pruning.channels import channel_groups
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
+from yolo_slim_lessons.teaching.exercises.feedback import PERCENTAGE, Feedback, as_number, check, judge_number
 
 __all__ = ["check_half_the_macs", "check_narrower_layers", "check_remove_channels"]
 
@@ -33,14 +33,10 @@ def check_half_the_macs(answer: float) -> Feedback:
         0.75: "then 0.25 × 0.25 of the MACs are left",
         1 - 0.5**0.25: "too many roots: MACs follow inputs times outputs, the kernel and the positions stay",
     }
-    if abs(rate - right) <= 0.002:
-        return Feedback(True, "(1 − rate)² = 0.5: less than a third of the channels is half of the work")
-    if 1 < rate <= 100:
-        return Feedback(False, "give a fraction between 0 and 1, not a percentage")
-    for mistake, reason in mistakes.items():
-        if abs(rate - mistake) <= 0.002:
-            return Feedback(False, reason)
-    return Feedback(False, "MACs go with inputs × outputs, and both shrink to 1 − rate of what they were")
+    praise = "(1 − rate)² = 0.5: less than a third of the channels is half of the work"
+    hint = "MACs go with inputs × outputs, and both shrink to 1 − rate of what they were"
+    hint = PERCENTAGE if 1 < rate <= 100 else hint
+    return judge_number(rate, right, mistakes, praise, hint, rel_tol=0, abs_tol=0.002)
 
 
 @check

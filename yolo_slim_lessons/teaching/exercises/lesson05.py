@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check, judge_number, name_mistake
 
 __all__ = ["check_layer_bytes", "check_quantize_channels", "check_scale_and_zero_point"]
 
@@ -36,8 +36,8 @@ def check_scale_and_zero_point(answer: Sequence[float]) -> Feedback:
     if _near(zero_point, right):
         return Feedback(False, "the other way round: first the scale, then the zero point")
     if not _near(scale, right):
-        reasons = [reason for value, reason in wrong_scales.items() if _near(scale, value)]
-        return Feedback(False, f"scale: {reasons[0]}" if reasons else "scale: the length of the range by its steps")
+        mistake = name_mistake(scale, wrong_scales)
+        return Feedback(False, f"scale: {mistake or 'the length of the range by its steps'}")
     exact = -LOW / right
     wrong_zero_points = {
         exact: "it must be an integer, so that zero lies on a mark exactly: round it",
@@ -49,10 +49,8 @@ def check_scale_and_zero_point(answer: Sequence[float]) -> Feedback:
     }
     if zero_point == round(exact):
         return Feedback(True, f"{steps} steps of {right:.4f}, and {round(exact)} of them lie below zero")
-    for value, reason in wrong_zero_points.items():
-        if _near(zero_point, value):
-            return Feedback(False, f"zero point: {reason}")
-    return Feedback(False, "zero point: how many steps is zero above the low end?")
+    mistake = name_mistake(zero_point, wrong_zero_points)
+    return Feedback(False, f"zero point: {mistake or 'how many steps is zero above the low end?'}")
 
 
 @check
@@ -102,13 +100,9 @@ def check_layer_bytes(answer: float) -> Feedback:
         weights // KERNEL + scales + biases: "a kernel of 3×3 has 9 weights for each pair of channels",
         weights // WEIGHT_BITS * 32 + scales + biases: "that is the weights in float32; here they have 4 bits",
     }
-    value = as_number(answer)
-    if value == right:
-        return Feedback(True, f"{weights:,} for the weights, and {scales + biases:,} for what belongs to the channels")
-    for mistake, reason in mistakes.items():
-        if value == mistake:
-            return Feedback(False, reason)
-    return Feedback(False, "count the weights, times 4 bits, by 8; then add what each output channel has besides")
+    praise = f"{weights:,} for the weights, and {scales + biases:,} for what belongs to the channels"
+    hint = "count the weights, times 4 bits, by 8; then add what each output channel has besides"
+    return judge_number(answer, right, mistakes, praise, hint, rel_tol=0)
 
 
 def _near(value: float, expected: float) -> bool:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 
 from yolo_slim_lessons.quantization import signal_to_noise
 from yolo_slim_lessons.quantization.floats import FloatFormat, float_format, round_to_format
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check, judge_number
 
 __all__ = ["check_best_format", "check_decoded_bits", "check_largest_fp8"]
+
+EXACT = 1e-6  # but for how a float prints
 
 
 @check
 def check_decoded_bits(answer: float) -> Feedback:
     """The value of 1 1000 010 in fp8 e4m3."""
-    value = as_number(answer)
     mistakes = {
         2.5: "the first bit is 1: the number is negative",
         -320.0: "2^8 is far too much: take the bias, 7, off the exponent field",
@@ -32,18 +32,13 @@ def check_decoded_bits(answer: float) -> Feedback:
         -66.0: "you read an integer with a sign bit; a float has an exponent and a mantissa",
         194.0: "you read an unsigned integer; a float has fields",
     }
-    if _equal(value, -2.5):
-        return Feedback(True, "−(1 + 2/8) × 2^(8 − 7)")
-    for mistake, reason in mistakes.items():
-        if _equal(value, mistake):
-            return Feedback(False, reason)
-    return Feedback(False, "sign 1, exponent field 1000 = 8, mantissa field 010 = 2: put them into the formula")
+    hint = "sign 1, exponent field 1000 = 8, mantissa field 010 = 2: put them into the formula"
+    return judge_number(answer, -2.5, mistakes, "−(1 + 2/8) × 2^(8 − 7)", hint, rel_tol=EXACT)
 
 
 @check
 def check_largest_fp8(answer: float) -> Feedback:
     """The largest finite number of fp8 e4m3."""
-    value = as_number(answer)
     mistakes = {
         480.0: "that would be the code 1111 111, and just this one means NaN: the largest number is the one below",
         240.0: "so it would be if the whole highest exponent were kept for infinity and NaN, as IEEE 754 has it; e4m3 "
@@ -56,14 +51,9 @@ def check_largest_fp8(answer: float) -> Feedback:
         127.0: "that is the largest int8; a float has an exponent",
         -448.0: "that is the smallest",
     }
-    if _equal(value, float_format("fp8_e4m3").max):
-        return Feedback(True, "exponent field 15, mantissa field 6: (1 + 6/8) × 2^(15 − 7)")
-    for mistake, reason in mistakes.items():
-        if _equal(value, mistake):
-            return Feedback(False, reason)
-    return Feedback(
-        False, "the highest exponent field is 15; with it, the mantissa field may be 0 to 6, since 7 would mean NaN"
-    )
+    praise = "exponent field 15, mantissa field 6: (1 + 6/8) × 2^(15 − 7)"
+    hint = "the highest exponent field is 15; with it, the mantissa field may be 0 to 6, since 7 would mean NaN"
+    return judge_number(answer, float_format("fp8_e4m3").max, mistakes, praise, hint, rel_tol=EXACT)
 
 
 @check
@@ -112,7 +102,3 @@ def _why_not_best(chosen: str, values: torch.Tensor, bits: int) -> str:
     if format.name == min(mean, key=mean.get):
         return f"{told}: it has the smallest mean error, but dB count the squares of errors, so the large ones more"
     return told
-
-
-def _equal(value: float, other: float) -> bool:
-    return math.isclose(value, other, rel_tol=1e-6)

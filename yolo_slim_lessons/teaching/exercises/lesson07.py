@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from yolo_slim_lessons.distillation.losses import known_label_loss, soft_target_loss
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, check, judge_number
 
 __all__ = ["check_partly_labelled_loss", "check_soft_target_loss", "check_softened_ratio"]
 
@@ -22,7 +22,6 @@ Loss = Callable[..., torch.Tensor]
 @check
 def check_softened_ratio(answer: float) -> Feedback:
     """At temperature 1 a class is 81 times as likely as another: how many times at temperature 4?"""
-    ratio = as_number(answer)
     mistakes = {
         81 / 4: "the temperature divides logits, not probabilities: take the logarithm of 81 first",
         81 / 16: "T² belongs to the loss; the softmax knows T alone, and it divides logits, not probabilities",
@@ -34,12 +33,9 @@ def check_softened_ratio(answer: float) -> Feedback:
         81: "then the temperature would have done nothing: logits become closer when they are divided by 4",
         1: "they become equal only when the temperature is infinite",
     }
-    if math.isclose(ratio, 3, rel_tol=0.01):
-        return Feedback(True, "the logits are log 81 apart; a quarter of that is log 3")
-    for value, reason in mistakes.items():
-        if math.isclose(ratio, value, rel_tol=0.01):
-            return Feedback(False, reason)
-    return Feedback(False, "a ratio of probabilities is exp of the difference of the logits, which T divides")
+    praise = "the logits are log 81 apart; a quarter of that is log 3"
+    hint = "a ratio of probabilities is exp of the difference of the logits, which T divides"
+    return judge_number(answer, 3, mistakes, praise, hint, rel_tol=0.01)
 
 
 @check

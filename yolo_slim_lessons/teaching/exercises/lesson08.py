@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from yolo_slim_lessons.search import pareto_front
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check, judge_number, name_mistake
 
 __all__ = ["check_code_bits", "check_combined_factor", "check_is_on_front"]
 
@@ -21,7 +21,6 @@ Points = Sequence[tuple[float, float]]
 @check
 def check_combined_factor(answer: float) -> Feedback:
     """Of a million FP32 weights a fifth is left, at 1.5 bits, and 2,500 bytes besides: how many times smaller?"""
-    factor = as_number(answer)
     before, left = 4 * WEIGHTS, LEFT * WEIGHTS
     file = left * ENTROPY / 8 + REST
     mistakes = {
@@ -40,14 +39,9 @@ def check_combined_factor(answer: float) -> Feedback:
         before / 2 / file: "that compares with FP16; the question is about FP32, 4 bytes a weight",
         1 / LEFT + 32 / WIDTH + WIDTH / ENTROPY: "factors multiply, they do not add up",
     }
-    if math.isclose(factor, before / file, rel_tol=0.005):
-        return Feedback(
-            True, f"{before:,} bytes became {file:,.0f}; without the rest it would be {before / 37_500:.0f}"
-        )
-    for value, reason in mistakes.items():
-        if math.isclose(factor, value, rel_tol=0.005):
-            return Feedback(False, reason)
-    return Feedback(False, "bytes before, divided by bytes after: weights × bits / 8, and what is stored besides")
+    praise = f"{before:,} bytes became {file:,.0f}; without the rest it would be {before / 37_500:.0f}"
+    hint = "bytes before, divided by bytes after: weights × bits / 8, and what is stored besides"
+    return judge_number(answer, before / file, mistakes, praise, hint)
 
 
 @check
@@ -105,8 +99,8 @@ def check_code_bits(answer: Sequence[float]) -> Feedback:
         if _near(number * COUNT, wanted):
             return Feedback(False, f"{name}: that is for one weight; there are {COUNT:,}")
         if not _near(number, wanted):
-            reasons = [reason for value, reason in mistakes.items() if _near(number, value)]
-            return Feedback(False, f"{name}: {reasons[0] if reasons else f'{number:g} bits are not right'}")
+            mistake = name_mistake(number, mistakes)
+            return Feedback(False, f"{name}: {mistake or f'{number:g} bits are not right'}")
     raise AssertionError("one of the three differs")
 
 

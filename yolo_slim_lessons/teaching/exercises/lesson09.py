@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check, judge_number
 
 __all__ = ["check_macs_per_second", "check_network_speedup", "check_to_batch"]
 
@@ -19,7 +19,6 @@ ToBatch = Callable[[np.ndarray], np.ndarray]
 @check
 def check_macs_per_second(answer: float) -> Feedback:
     """A batch of 64 images, 4 million MACs each, takes 8 ms: how many billion MACs a second?"""
-    value = as_number(answer)
     right = MACS * BATCH / (MILLISECONDS / 1000) / 1e9
     mistakes = {
         right * 1e9: "right, in single MACs: divide by 10⁹ for billions",
@@ -35,18 +34,15 @@ def check_macs_per_second(answer: float) -> Feedback:
         MACS * BATCH / 1e9: "that is how many MACs the batch takes; divide by the seconds",
         BATCH / (MILLISECONDS / 1000): "those are images a second; each of them takes 4 million MACs",
     }
-    if _near(value, right):
-        return Feedback(True, f"{BATCH} × {MACS:,} MACs in {MILLISECONDS / 1000} s")
-    for mistake, reason in mistakes.items():
-        if _near(value, mistake):
-            return Feedback(False, reason)
-    return Feedback(False, "MACs of the whole batch, divided by its seconds, divided by 10⁹")
+    praise = f"{BATCH} × {MACS:,} MACs in {MILLISECONDS / 1000} s"
+    hint = "MACs of the whole batch, divided by its seconds, divided by 10⁹"
+    return judge_number(answer, right, mistakes, praise, hint)
 
 
 @check
 def check_network_speedup(answer: float) -> Feedback:
     """Convolutions, 60 % of the time, become 3 times as fast; rounding adds 10 % of the old time. The network?"""
-    value = as_number(answer)
+    number = as_number(answer)
     left = SHARE / FASTER + (1 - SHARE) + ROUNDING
     right = 1 / left
     mistakes = {
@@ -71,12 +67,11 @@ def check_network_speedup(answer: float) -> Feedback:
         1 / (SHARE * (1 + ROUNDING) / FASTER + 1 - SHARE): "the rounding takes 10 % of the *whole* old time",
         1 / (SHARE / FASTER + (1 - SHARE) * (1 + ROUNDING)): "the rounding takes 10 % of the *whole* old time",
     }
-    if _near(value, right) or math.isclose(value, round(right, 1)):
-        return Feedback(True, f"{left:.0%} of the old time are left; were the convolutions to take none, half would be")
-    for mistake, reason in mistakes.items():
-        if _near(value, mistake):
-            return Feedback(False, reason)
-    return Feedback(False, "let the old time be 1 and add up what each part takes now; then divide 1 by the sum")
+    praise = f"{left:.0%} of the old time are left; were the convolutions to take none, half would be"
+    hint = "let the old time be 1 and add up what each part takes now; then divide 1 by the sum"
+    if math.isclose(number, round(right, 1)):
+        return Feedback(True, praise)
+    return judge_number(number, right, mistakes, praise, hint)
 
 
 @check
@@ -148,7 +143,3 @@ def _why_wrong_values(found: np.ndarray, wanted: np.ndarray, picture: np.ndarray
             return reason
     pixels = [values[0, :, 0, 1].round(4).tolist() for values in (found, wanted)]
     return f"the second pixel of the first row became {pixels[0]}, expected {pixels[1]}"
-
-
-def _near(value: float, expected: float) -> bool:
-    return math.isclose(value, expected, rel_tol=0.005)

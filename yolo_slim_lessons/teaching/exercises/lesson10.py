@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 
 from yolo_slim_lessons.teaching.capstone.detection import best_threshold, detect
-from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check
+from yolo_slim_lessons.teaching.exercises.feedback import Feedback, as_number, check, judge_number
 
 __all__ = ["check_cheapest_threshold", "check_rare_f1"]
 
@@ -42,14 +42,11 @@ def check_rare_f1(answer: float) -> Feedback:
     }
     if math.isclose(value / 100, right, abs_tol=0.004):
         return Feedback(False, "that is a percentage; give it as a fraction")
-    if math.isclose(value, right, abs_tol=0.004):
-        return Feedback(True, "of 1,000 cells: 40 found, 10 missed, 47.5 false alarms; 80 / (80 + 10 + 47.5)")
     if value > 1:
         return Feedback(False, "an F1 lies between 0 and 1: give a fraction, not a percentage")
-    nearest = min(mistakes, key=lambda mistake: abs(value - mistake))
-    if math.isclose(value, nearest, rel_tol=0.005):
-        return Feedback(False, mistakes[nearest])
-    return Feedback(False, "count what becomes of 1,000 cells: 50 are defective. How many are found, how many alarms?")
+    praise = "of 1,000 cells: 40 found, 10 missed, 47.5 false alarms; 80 / (80 + 10 + 47.5)"
+    hint = "count what becomes of 1,000 cells: 50 are defective. How many are found, how many alarms?"
+    return judge_number(value, right, mistakes, praise, hint)
 
 
 @check
