@@ -91,6 +91,9 @@ def prune_weights(
     else:
         for name, weight in weights.items():
             _zero_lowest([weight], [scores[name]], rates[name])
+    for name, layer in weight_layers(pruned):
+        if name in rates and hasattr(layer, "weight_grid"):  # quantized: its weight was computed from its integers
+            layer.zero_weights(weights[name] == 0)
     return pruned
 
 
