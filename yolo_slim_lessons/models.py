@@ -13,7 +13,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import torch
 import ultralytics
@@ -22,7 +21,7 @@ from ultralytics import YOLO
 from ultralytics.data.augment import classify_transforms
 from ultralytics.nn.modules import Classify, Conv
 from ultralytics.nn.tasks import ClassificationModel, load_checkpoint
-from ultralytics.utils import LOGGER
+from ultralytics.utils import LOGGER, downloads
 
 from yolo_slim_lessons.files import WEIGHTS_DIR, verify_files, write_atomically
 
@@ -60,7 +59,9 @@ def new_model(architecture: str, class_names: tuple[str, ...], image_size: int =
     return model.eval()
 
 
-def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
+def load_model(
+    source: str | Path | YOLO = "nano", *, device: str | torch.device | None = None
+) -> ClassificationModel:
     """Load a classifier.
 
     A checkpoint may run code of its own while it is loaded: load only files whose origin you trust.
@@ -68,13 +69,16 @@ def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
     Args:
         source: ``"nano"``, ``"teacher"``, ``"slim"`` or ``"fast"`` (trained on Fashion-MNIST, in ``data/weights/``),
             the path of an Ultralytics ``.pt`` file, or an ``ultralytics.YOLO``, which is copied.
+        device: where its weights go, such as ``"cuda"``; training, evaluation and timing then work there. ``None`` is
+            the processor, and for an ``ultralytics.YOLO`` wherever that one is.
 
     Returns:
         A plain FP32 ``ClassificationModel`` in eval mode. ``model.names`` maps label to class name.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or altered, or is no checkpoint (named, with what it is and the way out).
+        ValueError: the file is damaged or altered, or is no checkpoint (named, with what it is and the way out); or
+            this machine has no such ``device``.
         TypeError: the model is not an image classifier.
 
     Example:
@@ -82,6 +86,8 @@ def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
         >>> len(model.names)
         10
     """
+    if device is not None:
+        _check_device(device)
     if isinstance(source, YOLO):
         model = copy_model(source.model) if isinstance(source.model, nn.Module) else load_model(source.ckpt_path)
         origin = "the YOLO object"
@@ -90,10 +96,7 @@ def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
         origin = str(path)
         try:
             # Ultralytics changes some names (it's.pt, yolov5n.pt) and asks the network for what they are then.
-            with (
-                _quiet(),
-                mock.patch("ultralytics.utils.downloads.attempt_download_asset", lambda file, **_: str(file)),
-            ):
+            with _quiet(), _no_downloads():
                 model, _ = load_checkpoint(str(path.absolute()))
         except Exception as error:  # bytes that are no checkpoint make pickle raise nearly anything
             raise ValueError(
@@ -106,7 +109,7 @@ def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
             f"{origin} holds a {type(model).__name__}, not an image classifier: "
             "use a -cls model, such as yolov8n-cls.pt"
         )
-    return model.float().eval()
+    return model.float().to(device).eval()
 
 
 def save_model(model: ClassificationModel, path: str | Path, precision: str = "fp32") -> Path:
@@ -174,20 +177,31 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
 
 
+def input_format(model: nn.Module) -> dict[str, object]:
+    """What images ``model`` reads, as keywords of ``Split.batches``: ``device``, ``dtype`` and ``channels``."""
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    floats = (tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point())
+    return {
+        "device": device_of(model),
+        "dtype": next(floats, torch.float32),
+        "channels": 3 if first is None else first.in_channels,
+    }
+
+
 def blank_images(model: nn.Module, image_size: int | None = None, count: int = 1) -> torch.Tensor:
     """Black images that ``model`` can read: of its channels, number type and device.
 
     Args:
-        model: any network whose first layer with weights reads the image.
+        model: any network; its first convolution reads the image.
         image_size: pixels a side; ``None`` takes what the model was trained for.
         count: N.
 
     Returns:
         Zeros, N×C×H×W.
     """
-    weight = next(layer.weight for _, layer in weight_layers(model))
+    what = input_format(model)
     size = image_size_of(model) if image_size is None else image_size
-    return torch.zeros(count, weight.shape[1], size, size, dtype=weight.dtype, device=weight.device)
+    return torch.zeros(count, what["channels"], size, size, dtype=what["dtype"], device=what["device"])
 
 
 def logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -204,6 +218,25 @@ def weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             yield name, layer
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # PyTorch has a type for each cause
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={str(device)!r} cannot be used here ({reason}): expected such as 'cpu'") from error
+
+
+@contextlib.contextmanager
+def _no_downloads() -> Iterator[None]:
+    """Within, Ultralytics takes the name of a checkpoint as it is, and does not look for the file elsewhere."""
+    original = downloads.attempt_download_asset
+    downloads.attempt_download_asset = lambda file, **_: str(file)
+    try:
+        yield
+    finally:
+        downloads.attempt_download_asset = original
 
 
 @contextlib.contextmanager

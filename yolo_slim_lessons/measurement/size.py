@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from yolo_slim_lessons.models import copy_model, image_size_of, save_model, weight_layers
+from yolo_slim_lessons.models import blank_images, copy_model, save_model, weight_layers
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,12 @@ def layer_costs(model: nn.Module, image_size: int | None = None) -> list[LayerCo
     A convolution multiplies each of its weights once per output position: MACs = weights × height × width.
     BatchNorm folds into the convolution in front of it, and activations and additions are few, so they count nothing.
     """
-    image_size = image_size_of(model) if image_size is None else image_size
     shapes: dict[str, tuple[int, ...]] = {}
     model = copy_model(model).eval()
     for name, layer in weight_layers(model):
         layer.register_forward_hook(lambda _, __, output, name=name: shapes.__setitem__(name, tuple(output.shape[1:])))
     with torch.inference_mode():
-        model(torch.zeros(1, 3, image_size, image_size))
+        model(blank_images(model, image_size))
     modules = dict(model.named_modules())
     costs = []
     for name, layer in weight_layers(model):

@@ -62,8 +62,8 @@ class SealedSplit(Split):
     def __getitem__(self, indices) -> SealedSplit:
         return SealedSplit(self._split[indices], self)
 
-    def batches(self, batch_size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return Split(self.images, self.labels).batches(batch_size)
+    def batches(self, batch_size: int = 256, **options) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return Split(self.images, self.labels).batches(batch_size, **options)
 
     def __repr__(self) -> str:
         return f"SealedSplit({len(self):,} images, {self.looks} looks, opened {self.openings} times)"
