@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 # The same examples in each run, and no limit on their time: whoever runs the tests learns of faults, not of bad luck.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -31,6 +32,21 @@ def close_figures():
     """Figures that a test has drawn and not shown stay open in pyplot, and there may be hundreds."""
     yield
     plt.close("all")
+
+
+DEVICES = {
+    "cpu": lambda: True,
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+}
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """The name of every kind of device that PyTorch finds here, one after the other."""
+    if not DEVICES[request.param]():
+        pytest.skip(f"this machine has no {request.param}")
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -59,9 +59,7 @@ def new_model(architecture: str, class_names: tuple[str, ...], image_size: int =
     return model.eval()
 
 
-def load_model(
-    source: str | Path | YOLO = "nano", *, device: str | torch.device | None = None
-) -> ClassificationModel:
+def load_model(source: str | Path | YOLO = "nano", *, device: str | torch.device | None = None) -> ClassificationModel:
     """Load a classifier.
 
     A checkpoint may run code of its own while it is loaded: load only files whose origin you trust.

@@ -1,7 +1,8 @@
 """Real images as tensors: Fashion-MNIST by name, any image folder by path.
 
 Images stay ``uint8`` until a batch needs floats: a batch of floats is small, a data set of floats is not. They lie in
-memory, or on disk if they are many; either way ``Split.batches`` hands them out. Used from lesson 00 on. Leaves out: augmentation (``training.py``) and videos, boxes or masks of any kind.
+memory, or on disk if they are many; either way ``Split.batches`` hands them out. Used from lesson 00 on. Leaves out:
+augmentation (``training``) and videos, boxes or masks of any kind.
 """
 
 from __future__ import annotations

@@ -31,9 +31,7 @@ FASHION_MNIST_CLASSES = (
 
 def read_fashion_mnist(folder: Path, image_size: int) -> dict[str, Unread]:
     """``train``, 60,000 images, and ``test``, 10,000, to be resized to ``image_size`` pixels a side."""
-    return {
-        name: _split(name, folder, prefix, image_size) for name, prefix in (("train", "train"), ("test", "t10k"))
-    }
+    return {name: _split(name, folder, prefix, image_size) for name, prefix in (("train", "train"), ("test", "t10k"))}
 
 
 def _split(name: str, folder: Path, prefix: str, image_size: int) -> Unread:

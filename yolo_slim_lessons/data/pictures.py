@@ -34,7 +34,7 @@ def read_picture(path: Path, image_size: int) -> torch.Tensor:
 
 
 def _resized(image: Image.Image, image_size: int) -> Image.Image:
-    """Shorter edge ``image_size`` pixels, as torchvision's ``Resize``; Pillow itself lets other threads run meanwhile."""
+    """Shorter edge ``image_size`` pixels, as torchvision's ``Resize`` does it, with less of Python's lock."""
     shorter = min(image.size)
     return image.resize([image_size * edge // shorter for edge in image.size], Image.Resampling.BILINEAR)
 

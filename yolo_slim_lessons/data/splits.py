@@ -53,6 +53,10 @@ class Split:
         Raises:
             ValueError: if ``n`` is not between 1 and ``len(self)``.
         """
+        return self[self.places_of(n)]
+
+    def places_of(self, n: int) -> torch.Tensor:
+        """Where the images of ``take(n)`` are: int64, n, rising; errors as of ``take``."""
         if not isinstance(n, numbers.Integral) or not 1 <= n <= len(self):
             raise ValueError(f"n={n!r}: expected 1 to {len(self)}, the number of images in this split")
         place_in_class = torch.empty(len(self))
@@ -60,7 +64,7 @@ class Split:
             members = (self.labels == label).nonzero().squeeze(1)
             place_in_class[members] = (torch.arange(len(members)) + 0.5) / len(members)
         # Every class is spread evenly over 0…1, so the first n places hold each class in proportion.
-        return self[place_in_class.argsort(stable=True)[:n].sort().values]
+        return place_in_class.argsort(stable=True)[:n].sort().values
 
     def batches(
         self,
@@ -163,8 +167,10 @@ def _as_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
     if channels != 1:
         raise ValueError(f"the model reads {channels} channels, the images have {images.shape[1]}: they must agree")
     if not images[:, 1:].equal(images[:, :1].expand(-1, images.shape[1] - 1, -1, -1)):
-        raise ValueError("the model reads 1 channel, and the images are in colour: make them grey first, or take a "
-                         "model of 3 channels")
+        raise ValueError(
+            "the model reads 1 channel, and the images are in colour: make them grey first, or take a "
+            "model of 3 channels"
+        )
     return images[:, :1]
 
 

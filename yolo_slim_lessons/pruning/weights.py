@@ -55,7 +55,8 @@ def prune_weights(
         seed: of ``"random"``.
 
     Returns:
-        A new model of the same class, with the same shapes and number of parameters.
+        A new model of the same class, with the same shapes and number of parameters. Its attribute ``pruned_layers``
+        lists the names of all layers that were pruned, whose zeros ``fit``, ``distill`` and ``SlimTrainer`` keep.
 
     Raises:
         ValueError: a rate outside 0…1, a name that is no layer, an unknown choice, or choices that exclude each other.
@@ -91,6 +92,8 @@ def prune_weights(
     else:
         for name, weight in weights.items():
             _zero_lowest([weight], [scores[name]], rates[name])
+    zeroed = {name for name, weight in weights.items() if rates[name] > 0 and (weight == 0).any()}
+    pruned.pruned_layers = sorted(zeroed.union(getattr(model, "pruned_layers", ())))
     return pruned
 
 
