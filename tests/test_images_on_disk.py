@@ -1,4 +1,4 @@
-"""Images on disk are the images in memory: same pixels, same answers, read once, safe against crashes, little memory."""
+"""Images on disk are the images in memory: same pixels, same answers, read once, safe in a crash, little memory."""
 
 import copy
 import json
@@ -153,8 +153,8 @@ def test_a_cache_of_a_teacher_knows_its_images(both):
     cache = slim.cache_teacher(teacher, disk.train, versions=1, progress=False)
     options = {"epochs": 1, "cache": cache, "batch_size": 50, "progress": False}
     slim.distill(student, teacher, memory, **options)
-    turned = replace(disk, train=disk.train[torch.arange(99, -1, -1)])
-    with pytest.raises(ValueError, match="cache was made of 100 images that are not the 100 of data.train"):
+    turned = replace(disk, train=disk.train[torch.arange(100, -1, -1)])
+    with pytest.raises(ValueError, match="cache was made of 101 images that are not the 101 of data.train"):
         slim.distill(student, teacher, turned, **options)
 
 
@@ -165,7 +165,7 @@ def test_a_checkpoint_knows_images_on_disk(both, tmp_path):
     slim.fit(model, disk, **options)
     slim.fit(model, disk, **options)
     with pytest.raises(ValueError, match="other training images or labels"):
-        slim.fit(model, replace(disk, train=disk.train[torch.arange(99, -1, -1)]), **options)
+        slim.fit(model, replace(disk, train=disk.train[torch.arange(100, -1, -1)]), **options)
 
 
 def test_copies_for_other_processes_hold_no_pixels(both):
@@ -327,18 +327,19 @@ def test_a_broken_picture_is_named_and_leaves_no_file(photos, cache, tmp_path):
 
 
 def test_a_large_folder_is_loaded_learned_and_evaluated_in_little_memory(tmp_path, run_python):
-    """500 pictures of 224 px are 75 MB as bytes and 300 MB as floats; computing with 8 at a time must not add that."""
+    """1,200 pictures of 224 px are 180 MB: less than that is needed, whatever is done with them."""
     if not Path("/proc/self/status").exists():
         pytest.skip("anonymous memory of a process is read from Linux's /proc")
     random = np.random.default_rng(0)
     for name in ("ant", "bee"):
         (tmp_path / "photos" / "train" / name).mkdir(parents=True)
         picture = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((260, 240))
-        for number in range(250):
+        for number in range(600):
             picture.save(tmp_path / "photos" / "train" / name / f"{number:03d}.jpg")
     answer = run_python(
         """
 import json, re, sys, threading, time
+from dataclasses import replace
 from pathlib import Path
 import torch
 import yolo_slim_lessons as slim
@@ -362,22 +363,20 @@ def watched(name, work):
     peaks[name] = peak[0]
     return result
 
-model = slim.new_model("yolov8n-cls.yaml", ("ant", "bee"), 224)
+model = slim.prune_channels(slim.new_model("yolov8n-cls.yaml", ("ant", "bee"), 224), 0.8)
 def train_and_evaluate(data):
     slim.evaluate(slim.fit(model, data, 1, batch_size=8, progress=False), data.val, batch_size=8, progress=False)
 
-few = slim.load_images(sys.argv[1], 224, memory_limit=0, cache_folder=sys.argv[2])
-train_and_evaluate(few.take(16, 16))  # what computing needs in any case
 before = megabytes()
-Path(sys.argv[2]).joinpath(few.train.images.parts[0].path.name).unlink()
-data = watched("load", lambda: slim.load_images(sys.argv[1], 224, memory_limit=0, cache_folder=sys.argv[2]))
-watched("few", lambda: train_and_evaluate(few.take(16, 16)))
-watched("all", lambda: train_and_evaluate(data.take(120, 42)))
+load = lambda: slim.load_images(sys.argv[1], 224, memory_limit=0, cache_folder=sys.argv[2])
+data = watched("load", load)
+watched("few", lambda: train_and_evaluate(data.take(33, 16)))  # what computing needs in any case
+watched("all", lambda: train_and_evaluate(replace(data.take(81), val=data.train)))
 print(json.dumps({"before": before} | peaks))
 """,
         tmp_path / "photos",
         tmp_path / "cache",
     )
     peaks = json.loads(answer.splitlines()[-1])
-    assert peaks["load"] < peaks["before"] + 40, peaks
-    assert peaks["all"] < peaks["few"] + 15, peaks  # 162 pictures take 24 MB
+    assert peaks["load"] < peaks["before"] + 100, peaks
+    assert peaks["all"] < peaks["few"] + 100, peaks

@@ -71,6 +71,17 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def checkpoint_bytes(model: nn.Module, precision: str = "fp16") -> int:
-    """Bytes of the file that ``save_model`` writes, measured by writing it."""
+    """Bytes of the file that ``save_model`` writes, measured by writing it; see ``checkpoint_contents``."""
+    return len(checkpoint_contents(model, precision))
+
+
+def checkpoint_contents(model: nn.Module, precision: str = "fp16") -> bytes:
+    """The file that ``save_model`` writes, but for the names of pruned layers: a note for training, no part of the net.
+
+    So a file with zeros is as large as one without, to the byte.
+    """
+    if getattr(model, "pruned_layers", None):
+        model = copy_model(model)
+        del model.pruned_layers
     with tempfile.TemporaryDirectory() as folder:
-        return save_model(model, Path(folder) / "model.pt", precision).stat().st_size
+        return save_model(model, Path(folder) / "model.pt", precision).read_bytes()

@@ -10,17 +10,16 @@ from __future__ import annotations
 import gzip
 import math
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from yolo_slim_lessons.data import ImageData
-from yolo_slim_lessons.models import copy_model, save_model, weight_layers
+from yolo_slim_lessons.measurement.size import checkpoint_contents
+from yolo_slim_lessons.models import copy_model, weight_layers
 from yolo_slim_lessons.training import fit
 
 PRUNE_TYPES = ("magnitude", "random")
@@ -192,8 +191,7 @@ def sparse_sizes(model: nn.Module, precision: str = "fp16") -> SparseSizes:
         model: a classifier of this package.
         precision: of the file and of the values, ``"fp16"`` or ``"fp32"``.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = save_model(model, Path(folder) / "model.pt", precision).read_bytes()
+    file = checkpoint_contents(model, precision)
     dtype, value_bits = (torch.float16, 16) if precision == "fp16" else (torch.float32, 32)
     rest, index_value, bitmask_value = len(file), 0, 0
     for _, layer in weight_layers(model):

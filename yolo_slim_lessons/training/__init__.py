@@ -22,6 +22,9 @@ from yolo_slim_lessons.models import input_format, logits
 from yolo_slim_lessons.training.augmentation import augmented, blending
 from yolo_slim_lessons.training.state import TrainingState
 
+VALIDATED_AT_ONCE = 256  # images,
+VALIDATED_PIXELS = VALIDATED_AT_ONCE * 64**2  # and fewer large ones, whose features would take gigabytes
+
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -109,6 +112,7 @@ def fit(
         settings |= {"start": fingerprint(model), "train": data.train.fingerprint()}
     steps = sum(1 for _ in batch_places(len(data.train), batch_size, merge_single=True))
     state = TrainingState(model, settings, steps)
+    validation_batch = max(1, min(VALIDATED_AT_ONCE, VALIDATED_PIXELS // data.image_size**2))
     blend = blending(mixup, cutmix, len(data.class_names))
 
     with torch.random.fork_rng(), tqdm(total=epochs * steps, desc="train", disable=not progress, leave=False) as bar:
@@ -117,7 +121,7 @@ def fit(
         bar.update(first_epoch * steps)
         for epoch in range(first_epoch, epochs):
             mean_loss = _train_epoch(state, data.train, loss, blend, bar)
-            top1 = top1_accuracy(state.result.eval(), data.val)
+            top1 = top1_accuracy(state.result.eval(), data.val, validation_batch)
             bar.set_postfix(epoch=epoch + 1, loss=f"{mean_loss:.3f}", val=f"{top1:.1%}")
             if checkpoint:
                 state.save(checkpoint, epoch + 1)
@@ -177,7 +181,7 @@ def _check_model_and_data(model: ClassificationModel, data: ImageData, loss: Los
 
 
 @torch.inference_mode()
-def top1_accuracy(model: ClassificationModel, split: Split, batch_size: int = 256) -> float:
+def top1_accuracy(model: ClassificationModel, split: Split, batch_size: int = VALIDATED_AT_ONCE) -> float:
     """Share of ``split`` that the model gets right, 0…1. For intervals and more, see ``measurement.evaluate``."""
     batches = split.batches(batch_size, **input_format(model))
     return sum((logits(model, images).argmax(1) == labels).sum().item() for images, labels in batches) / len(split)
