@@ -128,6 +128,17 @@ def test_half_models_are_evaluated_as_they_are(nano, few, device, dtype):
     assert slim.sparse_sizes(half).dense > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_models_teach(nano, few, dtype):
+    student, half = slim.prune_channels(nano, 0.5), copy_model(nano).to(dtype)
+    cache = slim.cache_teacher(half, few.train, versions=1, progress=False)
+    for options in ({}, {"method": "hints"}, {"cache": cache}):
+        learned = slim.distill(student, half, few, epochs=1, batch_size=64, progress=False, **options)
+        assert learned.model[0].conv.weight.dtype == torch.float32
+    with pytest.raises(ValueError, match=r"pass model\.float\(\)"):
+        slim.distill(copy_model(student).to(dtype), nano, few, epochs=1, progress=False)
+
+
 # one channel
 
 

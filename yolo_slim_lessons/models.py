@@ -1,7 +1,7 @@
 """Load, save, copy and walk YOLOv8-cls models.
 
 The models are Ultralytics' own ``ClassificationModel``, unmodified: whatever this package makes of them, a file saved
-here opens with plain ``YOLO(path)``. Used from lesson 00 on. Leaves out: training (``training.py``) and other
+here opens with plain ``YOLO(path)``. Used from lesson 00 on. Leaves out: training (``training``) and other
 tasks than classification.
 """
 

@@ -7,6 +7,8 @@ somebody collected is left out without a word. Leaves out: raw files of cameras,
 from __future__ import annotations
 
 import hashlib
+import statistics
+import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +24,7 @@ from yolo_slim_lessons.data.unread import Unread
 
 READER_VERSION = 1  # to be raised when the same file becomes other pixels; caches on disk are then made anew
 READ_AT_ONCE = 16  # pictures, by one thread
+WORTH_THREADS = 5e-4  # seconds for one picture
 
 # Some of these only newer or extended versions of Pillow can open; the others name the file that they cannot read.
 ENDINGS = (*IMG_EXTENSIONS, ".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".mpo")
@@ -64,11 +67,19 @@ def _split(name: str, folder: Path, files: dict[str, list[Path]], image_size: in
 def _decoded(paths: list[Path], image_size: int) -> Iterator[np.ndarray]:
     """All pictures in order, some at a time, read by all cores.
 
-    By threads: Pillow unpacks and resizes without Python's lock, and processes would have to send each picture.
+    By threads: Pillow unpacks and resizes without Python's lock, and processes would have to send each picture. Only
+    tiny pictures are read by one core, as they are little work outside of that lock.
     """
-    groups = (paths[start : start + READ_AT_ONCE] for start in range(0, len(paths), READ_AT_ONCE))
-    reading = Parallel(n_jobs=-1, backend="threading", return_as="generator")
-    return reading(delayed(_read_pictures)(group, image_size) for group in groups)
+    first, seconds = [], []
+    for path in paths[:READ_AT_ONCE]:
+        start = time.perf_counter()
+        first.append(read_picture(path, image_size).numpy())
+        seconds.append(time.perf_counter() - start)
+    yield np.stack(first)
+    groups = (paths[start : start + READ_AT_ONCE] for start in range(READ_AT_ONCE, len(paths), READ_AT_ONCE))
+    threads = -1 if statistics.median(seconds) > WORTH_THREADS else 1
+    reading = Parallel(n_jobs=threads, backend="threading", return_as="generator")
+    yield from reading(delayed(_read_pictures)(group, image_size) for group in groups)
 
 
 def _read_pictures(paths: list[Path], image_size: int) -> np.ndarray:

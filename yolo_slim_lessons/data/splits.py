@@ -1,6 +1,6 @@
 """The parts of a data set: learn from ``train``, choose on ``val``, report on ``test``.
 
-Leaves out: where the images come from, and augmentation (``training.py``).
+Leaves out: where the images come from, and augmentation (``training``).
 """
 
 from __future__ import annotations

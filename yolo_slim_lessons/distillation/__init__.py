@@ -112,7 +112,7 @@ def distill(
     check_teacher(student, teacher)
     data = _check_labels(data, len(student.names), alpha, method, fit_options)
     teacher = copy_model(teacher).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    teacher = teacher.to(device_of(student))
+    teacher = teacher.to(device_of(student), torch.float32)  # as the student, whose images it sees
     settings = {"method": method, "temperature": float(temperature), "alpha": float(alpha)}
     settings["teacher"] = fingerprint(teacher)
     pairs, learner = {}, student

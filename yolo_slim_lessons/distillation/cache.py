@@ -76,7 +76,7 @@ def cache_teacher(
         raise ValueError(f"versions={versions!r}: expected a positive integer")
     if not augment and versions > 1:
         raise ValueError(f"versions={versions!r}, augment=False: unchanged images have one version only")
-    teacher = copy_model(teacher).eval().to(memory_format=torch.channels_last)
+    teacher = copy_model(teacher).eval().float().to(memory_format=torch.channels_last)
     random = torch.Generator().manual_seed(seed)
     seeds = torch.randint(2**32, (versions, len(split)), generator=random) if augment else None
     scores = torch.empty(versions, len(split), len(teacher.names))
