@@ -24,6 +24,21 @@ def close_figures():
     plt.close("all")
 
 
+DEVICES = {
+    "cpu": lambda: True,
+    "cuda": torch.cuda.is_available,
+    "mps": torch.backends.mps.is_available,
+}
+
+
+@pytest.fixture(params=DEVICES)
+def device(request):
+    """The name of every kind of device that PyTorch finds here, one after the other."""
+    if not DEVICES[request.param]():
+        pytest.skip(f"this machine has no {request.param}")
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory, worker_id):
     """Fashion-MNIST at 64 px: one process of the tests resizes it, and all map the same file into their memory."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from one_channel import one_channel_model
 from scipy.special import log_softmax, softmax
 from torch.nn import functional as F
 
@@ -234,12 +235,13 @@ def test_without_labels_the_teacher_alone_decides(student, teacher, few, method)
     assert same(with_labels, distill(student, teacher, hide_labels(few, keep=0), **options))
 
 
-def test_mixup_needs_no_labels_either_when_only_the_teacher_decides(student, teacher, few):
-    options = {"alpha": 1.0, "mixup": 0.4}
+@pytest.mark.parametrize("blend", ["mixup", "cutmix"])
+def test_blends_need_no_labels_either_when_only_the_teacher_decides(student, teacher, few, blend):
+    options = {"alpha": 1.0, blend: 0.4}
     hidden = hide_labels(few, keep=10)
     assert same(distill(student, teacher, few, **options), distill(student, teacher, hidden, **options))
-    with pytest.raises(ValueError, match=r"mixup=0\.4 blends labels, but some images have none"):
-        distill(student, teacher, hidden, mixup=0.4)
+    with pytest.raises(ValueError, match=rf"{blend}=0\.4 blends labels, but some images have none: expected {blend}=0"):
+        distill(student, teacher, hidden, **{blend: 0.4})
 
 
 def test_alpha_0_is_fit(student, teacher, few):
@@ -361,7 +363,8 @@ def test_a_cache_that_does_not_fit_is_refused(student, teacher, few):
         (few.take(100), {}, "made of 200 images that are not the 100 of data.train"),
         (replace(few, train=few.train[torch.arange(200).flip(0)]), {}, "or not in this order"),
         (few, {"augment": False}, "augment=False: the cache was made with augment=True"),
-        (few, {"mixup": 0.2}, "cache, mixup: the teacher has never seen the blended images"),
+        (few, {"mixup": 0.2}, r"cache, mixup=0\.2: the teacher has never seen the blended images.* mixup=0$"),
+        (few, {"cutmix": 0.5}, r"cache, cutmix=0\.5: the teacher has never seen the blended images.* cutmix=0$"),
         (few, {"method": "hints"}, "method='hints': a cache holds answers, not features"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -476,11 +479,12 @@ def test_arguments_out_of_range_are_named(student, teacher, few, name, value, er
         distill(student, teacher, few, **{name: value})
 
 
-def test_decoupled_and_mixup_exclude_each_other(student, teacher, few):
+@pytest.mark.parametrize("blend", ["mixup", "cutmix"])
+def test_decoupled_and_blends_exclude_each_other(student, teacher, few, blend):
     with pytest.raises(
-        ValueError, match=r"mixup=0\.2, method='decoupled': a blend of two images has no one right class"
+        ValueError, match=rf"{blend}=0\.2, method='decoupled': a blend of two images has no one right class"
     ):
-        distill(student, teacher, few, method="decoupled", mixup=0.2)
+        distill(student, teacher, few, method="decoupled", **{blend: 0.2})
 
 
 def test_classes_must_agree(student, teacher, few):
@@ -493,6 +497,12 @@ def test_classes_must_agree(student, teacher, few):
     other_data = replace(few, class_names=few.class_names[:9])
     with pytest.raises(ValueError, match="model has 10 classes, data has 9"):
         distill(student, teacher, other_data)
+
+
+def test_channels_must_agree(student, few):
+    grey = one_channel_model(few.class_names)
+    with pytest.raises(ValueError, match="student reads 3 channels, teacher reads 1: they see the same images"):
+        distill(student, grey, few)
 
 
 def test_the_teacher_must_be_another_model(student, teacher, few):

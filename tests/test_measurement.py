@@ -276,19 +276,34 @@ def test_sleeps_are_timed_in_milliseconds():
     assert comparison.ratio > 1.2
 
 
+class Watched(nn.Module):
+    """A model that notes what it is called with."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append((tuple(images.shape), torch.get_num_threads(), images.dtype))
+
+
 def test_batch_image_size_and_threads_are_as_asked():
-    seen = []
-
-    def model(images):
-        seen.append((tuple(images.shape), torch.get_num_threads(), images.dtype))
-
+    model = Watched().eval()
     before = torch.get_num_threads()
     latency = slim.time_model(model, batch_size=4, image_size=96, repeats=2, warmup=1, threads=2)
-    assert seen == [((4, 3, 96, 96), 2, torch.float32)] * 3
+    assert model.seen == [((4, 3, 96, 96), 2, torch.float32)] * 3
     assert (latency.batch_size, latency.threads) == (4, 2)
     assert "batch 4, 2 threads, 2 runs" in str(latency)
     assert "batch 1, 1 thread, 1 runs" in str(slim.time_model(model, image_size=32, repeats=1, threads=1))
     assert torch.get_num_threads() == before
+
+
+def test_nothing_is_said_of_threads_that_are_not_pytorchs(nano):
+    """A function may run an ONNX session, which has as many threads as it was made with."""
+    comparison = slim.compare(nano, lambda images: None, repeats=3, threads=1)
+    assert "batch 1, 1 thread, 3 runs" in str(comparison.first)
+    assert comparison.second.threads is None
+    assert "thread" not in str(comparison.second)
 
 
 def test_threads_come_back_after_an_error():

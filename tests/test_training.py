@@ -1,10 +1,12 @@
 """fit() learns, repeats itself, resumes to the last bit and changes nothing that it was not asked to."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from torch.nn import functional as F
+from ultralytics import YOLO
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons import training
@@ -83,21 +85,53 @@ def test_each_epoch_is_reported(start, few):
     assert all(loss > 0 and 0 <= top1 <= 1 and not training for _, loss, top1, training in reports)
 
 
-def test_zeros_of_a_pruned_layer_stay_zero(start, few):
-    pruned = copy_model(start)
-    masks = {}
+def test_zeros_of_pruned_layers_stay_zero_and_others_learn(start, few):
+    """Other zeros are chance, or what rounding left: they are no reason to freeze a weight."""
+    names = [name for name, _ in weight_layers(start)]
+    pruned = slim.prune_weights(
+        slim.prune_weights(start, dict.fromkeys(names[::4], 0.5)), dict.fromkeys(names[2::4], 0.5)
+    )
+    assert pruned.pruned_layers == sorted(names[::2])
     with torch.no_grad():
-        for name, layer in list(weight_layers(pruned))[::2]:
-            masks[name] = layer.weight.abs() > layer.weight.abs().median()
-            layer.weight *= masks[name]
-    trained = dict(weight_layers(fit(pruned, few)))
+        for name, layer in weight_layers(pruned):
+            if name not in pruned.pruned_layers:
+                layer.weight[layer.weight.abs() < layer.weight.abs().median()] = 0
     before = dict(weight_layers(pruned))
-    for name, layer in trained.items():
-        if name in masks:
-            assert (layer.weight[~masks[name]] == 0).all()
-            assert (layer.weight[masks[name]] != before[name].weight[masks[name]]).float().mean() > 0.9
+    trained = fit(pruned, few)
+    assert trained.pruned_layers == pruned.pruned_layers
+    for name, layer in weight_layers(trained):
+        was_zero = before[name].weight == 0
+        if name in pruned.pruned_layers:
+            assert (layer.weight[was_zero] == 0).all(), name
+            assert (layer.weight[~was_zero] != before[name].weight[~was_zero]).float().mean() > 0.9
         else:
-            assert layer.weight.count_nonzero() == layer.weight.numel()
+            assert (layer.weight[was_zero] != 0).float().mean() > 0.5, name
+
+
+def test_zeros_that_quantization_left_learn(nano, data):
+    rounded = slim.dequantize(slim.quantize_integer(nano, 3))
+    zeros = {name: layer.weight == 0 for name, layer in weight_layers(rounded)}
+    trained = slim.fit(rounded, data.take(64, 20), 1, batch_size=32, progress=False)
+    still = sum((layer.weight[zeros[name]] == 0).sum().item() for name, layer in weight_layers(trained))
+    assert still < 0.05 * sum(mask.sum().item() for mask in zeros.values())
+
+
+def test_what_was_pruned_is_known_after_all_that_changes_a_model(nano, tmp_path):
+    pruned = slim.prune_weights(nano, 0.5, layers=["model.0.conv", "model.9.linear"])
+    known = ["model.0.conv", "model.9.linear"]
+    assert not hasattr(nano, "pruned_layers")
+    file = slim.save_model(pruned, tmp_path / "pruned.pt")
+    for model in (
+        slim.load_model(file),
+        slim.load_model(YOLO(file)),
+        YOLO(file).model,
+        slim.prune_channels(pruned, 0.3),
+        slim.prune_weights(pruned, 0.0),
+        slim.dequantize(slim.quantize_integer(pruned, 8)),
+        copy_model(pruned).fuse(verbose=False),
+    ):
+        assert model.pruned_layers == known
+    assert slim.prune_weights(pruned, {"model.7.conv": 0.2}).pruned_layers == [known[0], "model.7.conv", known[1]]
 
 
 def test_weight_decay_shrinks_weights_and_spares_the_rest(start, few):
@@ -380,6 +414,33 @@ def test_a_checkpoint_of_another_training_is_refused(start, few, tmp_path):
     assert checkpoint.read_bytes() == contents
 
 
+def test_a_checkpoint_of_another_model_is_refused(start, few, tmp_path):
+    """Settings and counts may agree by chance; what was trained then is another model."""
+    first, second = (slim.prune_channels(start, 0.5, "random", seed=seed) for seed in (1, 2))
+    fit(first, few, 1, checkpoint=tmp_path / "c")
+    with pytest.raises(ValueError, match="belongs to a training with other weights at its start: use the same"):
+        fit(second, few, 1, checkpoint=tmp_path / "c")
+    assert same(fit(first, few, 1, checkpoint=tmp_path / "c"), fit(first, few, 1))
+
+
+def test_a_checkpoint_of_other_images_or_labels_is_refused(start, few, tmp_path):
+    fit(start, few, 1, checkpoint=tmp_path / "c")
+    images = few.train.images.clone()
+    images[5] += 1
+    for train in (slim.Split(images, few.train.labels), slim.Split(few.train.images, few.train.labels.flip(0))):
+        with pytest.raises(ValueError, match="belongs to a training with other training images or labels"):
+            fit(start, replace(few, train=train), 1, checkpoint=tmp_path / "c")
+
+
+def test_a_checkpoint_of_an_older_version_is_refused_with_the_way_out(start, few, tmp_path):
+    fit(start, few, 1, checkpoint=tmp_path / "c")
+    contents = torch.load(tmp_path / "c")
+    del contents["settings"]["start"], contents["settings"]["train"]
+    torch.save(contents, tmp_path / "c")
+    with pytest.raises(ValueError, match="is from an older version, .*: delete it to start anew, or use another file"):
+        fit(start, few, 1, checkpoint=tmp_path / "c")
+
+
 @pytest.mark.parametrize("damage", [lambda whole: whole[:1000], lambda whole: b"", lambda whole: b"no checkpoint"])
 def test_a_damaged_checkpoint_is_named_with_the_way_out(start, few, tmp_path, damage):
     checkpoint = tmp_path / "state.training"
@@ -422,6 +483,12 @@ def test_labels_that_the_model_does_not_know_are_named(start, few, label, found)
     data = ImageData(Split(few.train.images, labels), few.val, None, few.class_names, few.image_size)
     with pytest.raises(ValueError, match=f"data.train has labels from {found}: expected 0 to 9"):
         fit(start, data, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_model_is_refused_with_the_way_out(start, few, dtype):
+    with pytest.raises(ValueError, match=rf"model has weights of {dtype}.*: pass model\.float\(\)"):
+        fit(copy_model(start).to(dtype), few, 1)
 
 
 def test_model_and_data_must_agree_on_the_classes(few):

@@ -15,6 +15,7 @@ from torch import nn
 
 DATA_DIR = Path(__file__).resolve().parents[1] / "data"
 WEIGHTS_DIR = DATA_DIR / "weights"
+HASHED_AT_ONCE = 2**22  # numbers
 RECIPES_DIR = Path(__file__).resolve().parent / "compression" / "recipes"
 
 
@@ -30,10 +31,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def fingerprint(model: nn.Module | torch.Tensor) -> str:
-    """The same 16 characters for the same numbers."""
+    """The same 16 characters for the same numbers, on whatever device they are."""
     digest = hashlib.sha256()
     for tensor in [model] if isinstance(model, torch.Tensor) else model.state_dict().values():
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        rows = tensor.detach().reshape(1) if tensor.dim() == 0 else tensor.detach()
+        # A part at a time: only a part is copied to where hashing can read it.
+        for part in rows.split(max(1, HASHED_AT_ONCE * len(rows) // max(1, rows.numel()))):
+            digest.update(part.cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """Load, save and copy YOLO classifiers, and what a checkpoint says of its model.
 
 The models are Ultralytics' own ``ClassificationModel``, unmodified: whatever this package makes of them, a file saved
-here opens with plain ``YOLO(path)``. Used from lesson 00 on. Leaves out: training (``training.py``) and other
+here opens with plain ``YOLO(path)``. Used from lesson 00 on. Leaves out: training (``training``) and other
 tasks than classification.
 """
 
@@ -63,7 +63,7 @@ def new_model(architecture: str, class_names: tuple[str, ...], image_size: int =
     return model.eval()
 
 
-def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
+def load_model(source: str | Path | YOLO = "nano", *, device: str | torch.device | None = None) -> ClassificationModel:
     """Load a classifier.
 
     A checkpoint may run code of its own while it is loaded: load only files whose origin you trust.
@@ -71,13 +71,16 @@ def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
     Args:
         source: ``"nano"``, ``"teacher"``, ``"slim"`` or ``"fast"`` (trained on Fashion-MNIST, in ``data/weights/``),
             the path of an Ultralytics ``.pt`` file, or an ``ultralytics.YOLO``, which is copied.
+        device: where its weights go, such as ``"cuda"``; training, evaluation and timing then work there. ``None`` is
+            the processor, and for an ``ultralytics.YOLO`` wherever that one is.
 
     Returns:
         A plain FP32 ``ClassificationModel`` in eval mode. ``model.names`` maps label to class name.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or altered, or is no checkpoint (named, with what it is and the way out).
+        ValueError: the file is damaged or altered, or is no checkpoint (named, with what it is and the way out); or
+            this machine has no such ``device``.
         TypeError: the model is not an image classifier.
 
     Example:
@@ -85,6 +88,8 @@ def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
         >>> len(model.names)
         10
     """
+    if device is not None:
+        _check_device(device)
     if isinstance(source, YOLO):
         model = copy_model(source.model) if isinstance(source.model, nn.Module) else load_model(source.ckpt_path)
         origin = "the YOLO object"
@@ -105,7 +110,7 @@ def load_model(source: str | Path | YOLO = "nano") -> ClassificationModel:
             f"{origin} holds a {type(model).__name__}, not an image classifier: "
             "use a -cls model, such as yolov8n-cls.pt"
         )
-    return model.float().eval()
+    return model.float().to(device).eval()
 
 
 def save_model(model: ClassificationModel, path: str | Path, precision: str = "fp32") -> Path:
@@ -184,20 +189,31 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in model.state_dict().values()), torch.device("cpu"))
 
 
+def input_format(model: nn.Module) -> dict[str, object]:
+    """What images ``model`` reads, as keywords of ``Split.batches``: ``device``, ``dtype`` and ``channels``."""
+    first = next((layer for layer in model.modules() if isinstance(layer, nn.Conv2d)), None)
+    floats = (tensor.dtype for tensor in model.state_dict().values() if tensor.is_floating_point())
+    return {
+        "device": device_of(model),
+        "dtype": next(floats, torch.float32),
+        "channels": 3 if first is None else first.in_channels,
+    }
+
+
 def blank_images(model: nn.Module, image_size: int | None = None, count: int = 1) -> torch.Tensor:
     """Black images that ``model`` can read: of its channels, number type and device.
 
     Args:
-        model: any network whose first layer with weights reads the image.
+        model: any network; its first convolution reads the image.
         image_size: pixels a side; ``None`` takes what the model was trained for.
         count: N.
 
     Returns:
         Zeros, N×C×H×W.
     """
-    weight = next(layer.weight for _, layer in weight_layers(model))
+    what = input_format(model)
     size = image_size_of(model) if image_size is None else image_size
-    return torch.zeros(count, weight.shape[1], size, size, dtype=weight.dtype, device=weight.device)
+    return torch.zeros(count, what["channels"], size, size, dtype=what["dtype"], device=what["device"])
 
 
 def logits(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -243,6 +259,14 @@ def layers_of_this_package(model: nn.Module) -> list[str]:
             for part in (layer, *layer._forward_pre_hooks.values(), *layer._forward_hooks.values())
         )
     ]
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # PyTorch has a type for each cause
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={str(device)!r} cannot be used here ({reason}): expected such as 'cpu'") from error
 
 
 @contextlib.contextmanager

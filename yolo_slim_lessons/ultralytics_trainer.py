@@ -22,7 +22,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from yolo_slim_lessons.distillation import check_class_names, check_numbers, check_teacher, soft_target_loss
 from yolo_slim_lessons.models import copy_model, load_model, logits
-from yolo_slim_lessons.training import zero_keeper
+from yolo_slim_lessons.training.state import zero_keeper
 
 DEFAULTS = {"teacher": None, "temperature": 4.0, "alpha": 0.9}
 
@@ -31,7 +31,7 @@ class SlimTrainer(ClassificationTrainer):
     """Ultralytics' trainer for classifiers, for pruned models and for distillation.
 
     It trains the very architecture that it is given, where Ultralytics would build the unpruned one from its YAML;
-    weights that are exactly zero in a layer that was pruned stay zero, in the EMA as well; and with a teacher the loss
+    weights that ``prune_weights`` made zero stay zero, in the EMA as well; and with a teacher the loss
     is (1 - alpha) · ``loss`` + alpha · ``distill``, both of which stand in the progress table and in results.csv:
     cross-entropy with the labels, and ``soft_target_loss``. The checkpoints hold nothing of this package.
 

@@ -1,7 +1,8 @@
 """Real images as tensors: Fashion-MNIST by name, any image folder by path.
 
-Images stay ``uint8`` until a batch needs floats: a batch of floats is small, a data set of floats is not.
-Used from lesson 00 on. Leaves out: augmentation (``training.py``) and videos, boxes or masks of any kind.
+Images stay ``uint8`` until a batch needs floats: a batch of floats is small, a data set of floats is not. They lie in
+memory, or on disk if they are many; either way ``Split.batches`` hands them out. Used from lesson 00 on. Leaves out:
+augmentation (``training``) and videos, boxes or masks of any kind.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from yolo_slim_lessons.data.fashion_mnist import FASHION_MNIST_CLASSES, read_fas
 from yolo_slim_lessons.data.folder_reading import read_image_folder
 from yolo_slim_lessons.data.folder_writing import write_image_folder
 from yolo_slim_lessons.data.splits import ImageData, Split, as_floats, split_off
+from yolo_slim_lessons.data.unread import Unread, default_cache_folder, default_memory_limit, in_memory, on_disk
 from yolo_slim_lessons.files import DATA_DIR, verify_files
 
 __all__ = [
@@ -24,8 +26,19 @@ __all__ = [
 ]
 
 
-def load_images(source: str | Path = "fashion-mnist", image_size: int = 64, seed: int = 0) -> ImageData:
-    """Load a data set into memory.
+def load_images(
+    source: str | Path = "fashion-mnist",
+    image_size: int = 64,
+    seed: int = 0,
+    *,
+    memory_limit: float | None = None,
+    cache_folder: str | Path | None = None,
+) -> ImageData:
+    """Load a data set: into memory, or onto the disk if it is large.
+
+    More images than ``memory_limit`` allows are read once into files, which are mapped into memory: what is needed is
+    loaded when it is needed, and given up when other programs need the room. The files are used again as long as
+    the images have the same names, sizes and times; when images change, they are replaced.
 
     Args:
         source: ``"fashion-mnist"``, or the path of a folder with ``train/`` and optionally ``val/`` and ``test/``,
@@ -35,6 +48,9 @@ def load_images(source: str | Path = "fashion-mnist", image_size: int = 64, seed
         image_size: pixels a side, a multiple of 32 (the network halves the picture five times). The shorter edge
             is resized to it and the centre cut out, as Ultralytics does.
         seed: of the split; the same seed gives the same images.
+        memory_limit: bytes that all images together may take in memory; ``None`` is a quarter of what this machine
+            has, 0 puts images on the disk in any case, and ``math.inf`` in none.
+        cache_folder: where files with images are kept; ``None`` is the place that the system has for such files.
 
     Raises:
         ValueError: ``image_size`` is not a multiple of 32, there are fewer than two classes, a class is empty or too
@@ -42,6 +58,7 @@ def load_images(source: str | Path = "fashion-mnist", image_size: int = 64, seed
             file of Fashion-MNIST is altered (all named).
         FileNotFoundError: the folder, its ``train/`` or a file of Fashion-MNIST is missing (named).
         TypeError: ``source`` is neither a name nor a path.
+        OSError: images do not fit onto the disk, or may not be written to ``cache_folder`` (named).
 
     Example:
         >>> load_images("fashion-mnist", image_size=32)
@@ -51,13 +68,26 @@ def load_images(source: str | Path = "fashion-mnist", image_size: int = 64, seed
         raise TypeError(f"source={source!r}: expected 'fashion-mnist' or the path of a folder")
     if not isinstance(image_size, int) or image_size < 32 or image_size % 32:
         raise ValueError(f"image_size={image_size!r}: expected a multiple of 32, such as 32, 64, 96 or 224")
+    if memory_limit is not None and not memory_limit >= 0:
+        raise ValueError(f"memory_limit={memory_limit!r}: expected bytes, 0 or more, or None for a quarter of memory")
     if source == "fashion-mnist":
         verify_files(DATA_DIR / "fashion-mnist")
-        splits = read_fashion_mnist(DATA_DIR / "fashion-mnist", image_size)
+        unread = read_fashion_mnist(DATA_DIR / "fashion-mnist", image_size)
         class_names = FASHION_MNIST_CLASSES
     else:
-        splits, class_names = read_image_folder(Path(source), image_size)
+        unread, class_names = read_image_folder(Path(source), image_size)
+    splits = _read(unread, memory_limit, cache_folder)
     for name in ("val", "test"):
         if name not in splits:
             splits["train"], splits[name] = split_off(splits["train"], name, class_names, seed)
     return ImageData(splits["train"], splits["val"], splits["test"], class_names, image_size)
+
+
+def _read(unread: dict[str, Unread], memory_limit: float | None, cache_folder: str | Path | None) -> dict[str, Split]:
+    needed = sum(part.bytes for part in unread.values())
+    limit = default_memory_limit() if memory_limit is None else memory_limit
+    if needed <= limit:
+        return {name: in_memory(part) for name, part in unread.items()}
+    folder = default_cache_folder() if cache_folder is None else Path(cache_folder)
+    print(f"{needed / 1e9:.1f} GB of images are more than {limit / 1e9:.1f} GB: they are kept on disk, in {folder}.")
+    return {name: on_disk(part, folder) for name, part in unread.items()}

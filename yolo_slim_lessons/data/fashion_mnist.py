@@ -5,13 +5,15 @@ Leaves out: the split of the 60,000 into ``train`` and ``val``, which is the sam
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
+import numpy as np
+import torchvision
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.transforms import v2
 
-from yolo_slim_lessons.data.splits import Split
+from yolo_slim_lessons.data.unread import Unread
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -27,13 +29,25 @@ FASHION_MNIST_CLASSES = (
 )
 
 
-def read_fashion_mnist(folder: Path, image_size: int) -> dict[str, Split]:
-    """``train``, 60,000 images, and ``test``, 10,000, resized to ``image_size`` pixels a side."""
-    return {name: _split(folder, prefix, image_size) for name, prefix in (("train", "train"), ("test", "t10k"))}
+def read_fashion_mnist(folder: Path, image_size: int) -> dict[str, Unread]:
+    """``train``, 60,000 images, and ``test``, 10,000, to be resized to ``image_size`` pixels a side."""
+    return {name: _split(name, folder, prefix, image_size) for name, prefix in (("train", "train"), ("test", "t10k"))}
 
 
-def _split(folder: Path, prefix: str, image_size: int) -> Split:
-    images = read_image_file(str(folder / f"{prefix}-images-idx3-ubyte")).unsqueeze(1)
-    # Resized in parts: torchvision needs some working memory for every image of a call.
-    images = torch.cat([v2.functional.resize(part, [image_size] * 2) for part in images.split(2000)])
-    return Split(images.expand(-1, 3, -1, -1), read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte")))
+def _split(name: str, folder: Path, prefix: str, image_size: int) -> Unread:
+    pixels = folder / f"{prefix}-images-idx3-ubyte"
+    labels = read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte"))
+
+    def parts() -> Iterator[np.ndarray]:
+        # Resized in parts: torchvision needs some working memory for every image of a call.
+        for part in read_image_file(str(pixels)).unsqueeze(1).split(2000):
+            yield v2.functional.resize(part, [image_size] * 2).numpy()
+
+    return Unread(
+        name=name,
+        labels=labels,
+        shape=(len(labels), 1, image_size, image_size),
+        parts=parts,
+        place=f"{pixels.resolve()} {image_size}",
+        state=f"{pixels.stat().st_size} {pixels.stat().st_mtime_ns} torchvision {torchvision.__version__}",
+    )

@@ -5,9 +5,11 @@ Leaves out: other formats than PNG, which alone keeps every pixel and opens ever
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
+import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -47,10 +49,13 @@ def write_image_folder(
         folders = [path / name / folder for folder in _folder_names(data.class_names)]
         for folder in folders:
             folder.mkdir(parents=True)
-        pairs = tqdm(zip(split.images, split.labels, strict=True), f"write {name}", len(split), delay=2, leave=False)
-        for number, (image, label) in enumerate(pairs):
-            pixels = image.permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(folders[label] / f"{number:05d}.png", compress_level=1)
+        numbers = itertools.count()
+        with tqdm(total=len(split), desc=f"write {name}", delay=2, leave=False) as bar:
+            for images, labels in split.batches(dtype=torch.uint8):
+                for image, label, number in zip(images, labels, numbers, strict=False):
+                    pixels = image.permute(1, 2, 0).numpy()
+                    Image.fromarray(pixels).save(folders[label] / f"{number:05d}.png", compress_level=1)
+                bar.update(len(images))
     return path
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torchvision.transforms import v2
 
 DRAFT = 4  # a JPEG is decoded at least so many times larger than needed, and resized with care from there
 
@@ -26,12 +25,23 @@ def read_picture(path: Path, image_size: int) -> torch.Tensor:
             # A JPEG of 8,000 pixels a side need not be unpacked in full; draft() halves it on the way, if it may.
             image.draft(None, (DRAFT * image_size, DRAFT * image_size))
             ImageOps.exif_transpose(image, in_place=True)  # a phone stores how it was held, not an upright picture
-            resized = v2.functional.resize(_as_rgb(image), [image_size])
-        return v2.functional.pil_to_tensor(v2.functional.center_crop(resized, [image_size] * 2))
+            square = _centre(_resized(_as_rgb(image), image_size), image_size)
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1)
     except (OSError, SyntaxError, ValueError, ImportError, MemoryError, Image.DecompressionBombError) as error:
         # Once imported, Ultralytics makes Image.open look for a HEIF reader where it used to give its reason.
         reason = error.__context__ if isinstance(error, ImportError) else error
         raise ValueError(f"{path} is not a readable image ({reason}): repair, save as PNG or delete it") from error
+
+
+def _resized(image: Image.Image, image_size: int) -> Image.Image:
+    """Shorter edge ``image_size`` pixels, as torchvision's ``Resize`` does it, with less of Python's lock."""
+    shorter = min(image.size)
+    return image.resize([image_size * edge // shorter for edge in image.size], Image.Resampling.BILINEAR)
+
+
+def _centre(image: Image.Image, image_size: int) -> Image.Image:
+    left, top = (round((edge - image_size) / 2) for edge in image.size)  # as torchvision's CenterCrop rounds
+    return image.crop((left, top, left + image_size, top + image_size))
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

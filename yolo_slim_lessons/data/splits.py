@@ -1,10 +1,12 @@
 """The parts of a data set: learn from ``train``, choose on ``val``, report on ``test``.
 
-Leaves out: where the images come from, and augmentation (``training.py``).
+Leaves out: where the images come from, and augmentation (``training``).
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import numbers
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,19 +15,23 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 
+from yolo_slim_lessons.data.stored import Images, images_fingerprint, join, read, select
+from yolo_slim_lessons.files import fingerprint
+
 VAL_FRACTION = 1 / 12  # 5,000 of Fashion-MNIST's 60,000 training images
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images with their labels.
+    """Images with their labels. For computing, they leave by ``batches``; ``images`` is for looking at some.
 
     Attributes:
-        images: uint8 tensor, N×3×H×W, RGB (grey images repeat their one channel without copying it).
+        images: uint8, N×3×H×W, RGB (grey images repeat their one channel without copying it): a tensor in memory, or
+            ``MappedImages`` on disk, of which an index reads what it asks for.
         labels: int64 tensor, N; -1 where there is none, which ``distill`` understands.
     """
 
-    images: torch.Tensor
+    images: Images
     labels: torch.Tensor
 
     def __len__(self) -> int:
@@ -39,9 +45,7 @@ class Split:
         """
         if isinstance(indices, numbers.Integral):
             raise TypeError(f"indices={indices}: expected a slice, a mask or an index tensor, such as [{indices}:]")
-        if self.images.stride(1) == 0:  # grey: index the one channel, then repeat it again without a copy
-            return Split(self.images[:, :1][indices].expand(-1, 3, -1, -1), self.labels[indices])
-        return Split(self.images[indices], self.labels[indices])
+        return Split(select(self.images, indices), self.labels[indices])
 
     def take(self, n: int) -> Split:
         """The same ``n`` images at every call, each class in proportion; ``take(100)`` is part of ``take(200)``.
@@ -49,6 +53,10 @@ class Split:
         Raises:
             ValueError: if ``n`` is not between 1 and ``len(self)``.
         """
+        return self[self.places_of(n)]
+
+    def places_of(self, n: int) -> torch.Tensor:
+        """Where the images of ``take(n)`` are: int64, n, rising; errors as of ``take``."""
         if not isinstance(n, numbers.Integral) or not 1 <= n <= len(self):
             raise ValueError(f"n={n!r}: expected 1 to {len(self)}, the number of images in this split")
         place_in_class = torch.empty(len(self))
@@ -56,18 +64,50 @@ class Split:
             members = (self.labels == label).nonzero().squeeze(1)
             place_in_class[members] = (torch.arange(len(members)) + 0.5) / len(members)
         # Every class is spread evenly over 0…1, so the first n places hold each class in proportion.
-        return self[place_in_class.argsort(stable=True)[:n].sort().values]
+        return place_in_class.argsort(stable=True)[:n].sort().values
 
-    def batches(self, batch_size: int = 256) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Pairs of (float images in 0…1, labels), in order; the last batch may be smaller.
+    def batches(
+        self,
+        batch_size: int = 256,
+        *,
+        order: torch.Tensor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        channels: int = 3,
+        merge_single: bool = False,
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Pairs of (images, labels), ready for computing; the last batch may be smaller.
+
+        ``split.batches(128, **input_format(model))`` gives what ``model`` reads (``models.input_format``).
+
+        Args:
+            batch_size: images at a time.
+            order: index tensor of the images to give, one after the other; ``None`` gives all as they are stored.
+            device: of images and labels; ``None`` leaves them where they are, in the machine's memory.
+            dtype: of the images: a float type for 0…1, or ``torch.uint8`` for 0…255, which are not to be changed.
+            channels: 3, or 1 for networks that read grey pictures.
+            merge_single: let a single image left over join the batch before it: BatchNorm cannot learn from one.
 
         Raises:
-            ValueError: ``batch_size`` is not a positive integer.
+            ValueError: ``batch_size`` is not a positive integer, or images in colour are asked for one channel.
+
+        Example:
+            >>> split = Split(torch.zeros(5, 3, 32, 32, dtype=torch.uint8), torch.arange(5))
+            >>> [labels.tolist() for _, labels in split.batches(2, merge_single=True)]
+            [[0, 1], [2, 3, 4]]
         """
-        if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
-            raise ValueError(f"batch_size={batch_size!r}: expected a positive integer")
-        for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
-            yield as_floats(images), labels
+        for where in batch_places(len(self), batch_size, order, merge_single):
+            images = formatted(read(self.images, where), device, dtype, channels)
+            yield images, self.labels[where].to(images.device)
+
+    def joined(self, other: Split) -> Split:
+        """The images of this split, then those of the other, which have the same height and width."""
+        return Split(join(self.images, other.images), torch.cat([self.labels, other.labels]))
+
+    def fingerprint(self) -> str:
+        """The same 16 characters for the same images and labels; images on disk are known by their files."""
+        both = f"{images_fingerprint(self.images)} {fingerprint(self.labels)}"
+        return hashlib.sha256(both.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -96,9 +136,42 @@ class ImageData:
         return f"ImageData({parts} images; {len(self.class_names)} classes; {self.image_size} px)"
 
 
-def as_floats(images: torch.Tensor) -> torch.Tensor:
-    """uint8 N×3×H×W in 0…255 to float32 in 0…1, channels last in memory, which convolutions on a CPU prefer."""
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+def batch_places(
+    count: int, batch_size: int, order: torch.Tensor | None = None, merge_single: bool = False
+) -> Iterator[slice | torch.Tensor]:
+    """Which of ``count`` images each batch holds; arguments and errors as for ``Split.batches``."""
+    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: expected a positive integer")
+    count = count if order is None else len(order)
+    cuts = range(batch_size, count - 1 if merge_single else count, batch_size)
+    for start, stop in itertools.pairwise([0, *cuts, count]):
+        yield slice(start, stop) if order is None else order[start:stop]
+
+
+def formatted(
+    images: torch.Tensor, device: torch.device | str | None, dtype: torch.dtype, channels: int
+) -> torch.Tensor:
+    """uint8 images as ``Split.batches`` gives them."""
+    if channels != images.shape[1]:
+        images = _as_channels(images, channels)
+    images = images if device is None else images.to(device)
+    return images if dtype == torch.uint8 else as_floats(images, dtype)
+
+
+def as_floats(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """uint8 N×C×H×W in 0…255 to floats in 0…1, channels last in memory, which convolutions on a CPU prefer."""
+    return images.to(dtype, memory_format=torch.channels_last).div_(255)
+
+
+def _as_channels(images: torch.Tensor, channels: int) -> torch.Tensor:
+    if channels != 1:
+        raise ValueError(f"the model reads {channels} channels, the images have {images.shape[1]}: they must agree")
+    if not images[:, 1:].equal(images[:, :1].expand(-1, images.shape[1] - 1, -1, -1)):
+        raise ValueError(
+            "the model reads 1 channel, and the images are in colour: make them grey first, or take a "
+            "model of 3 channels"
+        )
+    return images[:, :1]
 
 
 def split_off(train: Split, name: str, class_names: tuple[str, ...], seed: int) -> tuple[Split, Split]:

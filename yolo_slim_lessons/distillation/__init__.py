@@ -15,7 +15,9 @@ from numbers import Real
 import torch
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.data import ImageData, Split, as_floats
+from yolo_slim_lessons.data import ImageData, Split
+from yolo_slim_lessons.data.splits import formatted
+from yolo_slim_lessons.data.stored import same
 from yolo_slim_lessons.distillation.cache import CachedSplit, TeacherCache, cache_teacher
 from yolo_slim_lessons.distillation.features import add_adapters, match_layers, record, without_extras
 from yolo_slim_lessons.distillation.losses import (
@@ -27,7 +29,7 @@ from yolo_slim_lessons.distillation.losses import (
 )
 from yolo_slim_lessons.distillation.unlabelled import hide_labels, with_unlabelled
 from yolo_slim_lessons.files import fingerprint
-from yolo_slim_lessons.models import check_classifier, copy_model, logits
+from yolo_slim_lessons.models import check_classifier, copy_model, device_of, input_format, logits
 from yolo_slim_lessons.training import fit
 
 __all__ = [
@@ -71,7 +73,7 @@ def distill(
 
     Args:
         student: what to start from; it is left alone. Pruned ones may have any widths, and zeros stay zero.
-        teacher: runs in eval mode, as a copy; it is left alone.
+        teacher: runs in eval mode, as a copy on the student's device; it is left alone.
         data: as for ``fit``. Training images with the label -1 have none: they count for the teacher's part only, and
             the cross-entropy is the mean over the others of a batch (see ``with_unlabelled``).
         temperature: divides logits before the softmax; above 1 it brings out the teacher's doubts.
@@ -91,9 +93,9 @@ def distill(
         **fit_options: whatever else ``fit`` takes, such as ``learning_rate``, ``seed`` and ``checkpoint``.
 
     Raises:
-        ValueError: a number is out of range; student, teacher and data differ in their classes; the teacher is the
-            student; layers that do not match; a cache of another teacher or of other images; options that exclude
-            each other; or whatever ``fit`` objects to.
+        ValueError: a number is out of range; student, teacher and data differ in their classes; student and teacher
+            differ in their channels; the teacher is the student; layers that do not match; a cache of another teacher
+            or of other images; options that exclude each other; or whatever ``fit`` objects to.
         TypeError: ``temperature`` or another number is none.
 
     Example:
@@ -108,8 +110,9 @@ def distill(
     if layers is not None and method not in FEATURE_LOSSES:
         raise ValueError(f"layers={layers!r}, method={method!r}: only {tuple(FEATURE_LOSSES)} look at layers")
     check_teacher(student, teacher)
-    data = _check_labels(data, len(student.names), alpha, method, fit_options.get("mixup", 0))
+    data = _check_labels(data, len(student.names), alpha, method, fit_options)
     teacher = copy_model(teacher).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    teacher = teacher.to(device_of(student), torch.float32)  # as the student, whose images it sees
     settings = {"method": method, "temperature": float(temperature), "alpha": float(alpha)}
     settings["teacher"] = fingerprint(teacher)
     pairs, learner = {}, student
@@ -148,7 +151,7 @@ class _DistillationLoss:
 
     def __call__(self, scores: torch.Tensor, labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         if self.cached:
-            labels, answers = labels[:, 0].long(), labels[:, 1:]
+            labels, answers = labels.labels, labels.answers
         else:
             with torch.no_grad():
                 answers = logits(self.teacher, images)
@@ -192,6 +195,9 @@ def check_teacher(student: ClassificationModel, teacher: ClassificationModel) ->
     check_classifier(student, "student")
     check_classifier(teacher, "teacher")
     check_class_names(tuple(teacher.names.values()), tuple(student.names.values()), "student")
+    channels = [input_format(model)["channels"] for model in (student, teacher)]
+    if channels[0] != channels[1]:
+        raise ValueError(f"student reads {channels[0]} channels, teacher reads {channels[1]}: they see the same images")
     if teacher is student or fingerprint(teacher) == fingerprint(student):
         raise ValueError("teacher is the student, or has the very same weights: there is nothing to learn from it")
 
@@ -207,7 +213,7 @@ def check_class_names(teacher_names: tuple[str, ...], names: tuple[str, ...], wh
         )
 
 
-def _check_labels(data: ImageData, class_count: int, alpha: float, method: str, mixup: float) -> ImageData:
+def _check_labels(data: ImageData, class_count: int, alpha: float, method: str, fit_options: dict) -> ImageData:
     labels = data.train.labels
     if len(labels) and not -1 <= labels.min() <= labels.max() < class_count:
         raise ValueError(
@@ -216,34 +222,49 @@ def _check_labels(data: ImageData, class_count: int, alpha: float, method: str, 
         )
     if alpha < 1 and len(labels) and labels.max() < 0:
         raise ValueError(f"alpha={alpha!r}, but no image of data.train has a label: expected alpha=1")
-    if not mixup:
+    blends = _blends(fit_options)
+    if not blends:
         return data
     if method == "decoupled":
-        raise ValueError(f"mixup={mixup!r}, method='decoupled': a blend of two images has no one right class")
+        raise ValueError(f"{blends}, method='decoupled': a blend of two images has no one right class")
     if (labels < 0).any():
         if alpha < 1:
-            raise ValueError(f"mixup={mixup!r} blends labels, but some images have none: expected mixup=0 or alpha=1")
-        # Any labels do: mixup blends them, and nobody looks at the result.
+            raise ValueError(
+                f"{blends} blends labels, but some images have none: expected {_without(blends)} or alpha=1"
+            )
+        # Any labels do: they are blended, and nobody looks at the result.
         return replace(data, train=Split(data.train.images, torch.zeros_like(labels)))
     return data
+
+
+def _blends(fit_options: dict) -> str:
+    """Those of ``mixup`` and ``cutmix`` that are asked for, with their values."""
+    return ", ".join(f"{name}={fit_options[name]!r}" for name in ("mixup", "cutmix") if fit_options.get(name, 0))
+
+
+def _without(blends: str) -> str:
+    return " and ".join(f"{blend.partition('=')[0]}=0" for blend in blends.split(", "))
 
 
 def _check_cache(cache: TeacherCache, teacher, train: Split, method: str, fit_options: dict) -> None:
     if method in FEATURE_LOSSES:
         raise ValueError(f"cache, method={method!r}: a cache holds answers, not features; expected cache=None")
-    if fit_options.get("mixup", 0):
-        raise ValueError("cache, mixup: the teacher has never seen the blended images; expected one of the two")
+    if blends := _blends(fit_options):
+        raise ValueError(
+            f"cache, {blends}: the teacher has never seen the blended images; expected cache=None or {_without(blends)}"
+        )
     if fit_options.get("augment", cache.seeds is not None) != (cache.seeds is not None):
         raise ValueError(
             f"augment={fit_options['augment']!r}: the cache was made with augment={cache.seeds is not None}"
         )
-    if cache.images.shape != train.images.shape or not cache.images.equal(train.images):
+    if not same(cache.images, train.images):
         raise ValueError(
             f"cache was made of {len(cache.images)} images that are not the {len(train)} of data.train, "
             "or not in this order: make it anew with cache_teacher(teacher, data.train)"
         )
     some = torch.arange(min(len(train), 32))
     with torch.no_grad():
-        fresh = logits(teacher, as_floats(cache.version(some, torch.zeros_like(some))))
+        images = formatted(cache.version(some, torch.zeros_like(some)), **input_format(teacher))
+        fresh = logits(teacher, images).to(cache.scores)
     if fresh.shape != cache.scores[0, some].shape or not fresh.allclose(cache.scores[0, some], rtol=1e-2, atol=1e-2):
         raise ValueError("cache was made by another teacher: make it anew with cache_teacher(teacher, data.train)")

@@ -6,14 +6,18 @@ an image and version with ten classes. Leaves out: feature maps, which would tak
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.data import Split, as_floats
-from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.data.splits import batch_places, formatted
+from yolo_slim_lessons.data.stored import Images, read
+from yolo_slim_lessons.models import copy_model, input_format, logits
 from yolo_slim_lessons.training import augmented
 
 
@@ -22,18 +26,18 @@ class TeacherCache:
     """What a teacher says to versions of images. Made by ``cache_teacher``, used by ``distill(cache=…)``.
 
     Attributes:
-        images: the unchanged images, uint8, N×3×H×W.
+        images: the unchanged images, as in a ``Split``: uint8, N×3×H×W.
         scores: the teacher's logits, float32, versions×N×classes.
         seeds: one for each version of each image, int64, versions×N; ``None`` if images are not augmented.
     """
 
-    images: torch.Tensor
+    images: Images
     scores: torch.Tensor
     seeds: torch.Tensor | None
 
     def version(self, indices: torch.Tensor, versions: torch.Tensor) -> torch.Tensor:
         """The images at ``indices``, each in the version of that number: uint8, len(indices)×3×H×W."""
-        images = Split(self.images, torch.arange(len(self.images)))[indices].images
+        images = read(self.images, indices)
         if self.seeds is None:
             return images
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had been
@@ -72,7 +76,7 @@ def cache_teacher(
         raise ValueError(f"versions={versions!r}: expected a positive integer")
     if not augment and versions > 1:
         raise ValueError(f"versions={versions!r}, augment=False: unchanged images have one version only")
-    teacher = copy_model(teacher).eval().to(memory_format=torch.channels_last)
+    teacher = copy_model(teacher).eval().float().to(memory_format=torch.channels_last)
     random = torch.Generator().manual_seed(seed)
     seeds = torch.randint(2**32, (versions, len(split)), generator=random) if augment else None
     scores = torch.empty(versions, len(split), len(teacher.names))
@@ -80,16 +84,28 @@ def cache_teacher(
     with tqdm(total=versions * len(split), desc="ask teacher", delay=2, leave=False, disable=not progress) as bar:
         for version in range(versions):
             for indices in torch.arange(len(split)).split(batch_size):
-                images = cache.version(indices, torch.full_like(indices, version))
-                scores[version, indices] = logits(teacher, as_floats(images))
+                images = formatted(cache.version(indices, torch.full_like(indices, version)), **input_format(teacher))
+                scores[version, indices] = logits(teacher, images).to(scores)
                 bar.update(len(indices))
     return cache
+
+
+class TaughtLabels(NamedTuple):
+    """What ``CachedSplit`` gives in place of labels.
+
+    Attributes:
+        labels: int64, N; -1 where there is none.
+        answers: the teacher's logits for the same images, float32, N×classes.
+    """
+
+    labels: torch.Tensor
+    answers: torch.Tensor
 
 
 class CachedSplit:
     """What ``fit`` sees of a split and its cache: at each look one version of an image, drawn at random.
 
-    The teacher's logits ride along behind the label, as ``fit`` hands labels to the loss without looking at them.
+    Its batches hold ``TaughtLabels``, which ``fit`` hands to the loss as it does with labels.
     """
 
     def __init__(self, labels: torch.Tensor, cache: TeacherCache):
@@ -98,12 +114,27 @@ class CachedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, indices: torch.Tensor) -> Split:
+    def batches(
+        self,
+        batch_size: int = 256,
+        *,
+        order: torch.Tensor | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        channels: int = 3,
+        merge_single: bool = False,
+    ) -> Iterator[tuple[torch.Tensor, TaughtLabels]]:
+        """Pairs of (images, labels and answers); arguments as for ``Split.batches``."""
+        order = torch.arange(len(self)) if order is None else order
         count = len(self.cache.scores)
-        versions = torch.randint(count, indices.shape) if count > 1 else torch.zeros_like(indices)
-        scores = self.cache.scores[versions, indices]
-        labels = torch.cat([self.labels[indices].unsqueeze(1).to(scores), scores], 1)
-        return Split(self.cache.version(indices, versions), labels)
+        for indices in batch_places(len(self), batch_size, order, merge_single):
+            versions = torch.randint(count, indices.shape) if count > 1 else torch.zeros_like(indices)
+            labels = TaughtLabels(self.labels[indices].to(device), self.cache.scores[versions, indices].to(device))
+            yield formatted(self.cache.version(indices, versions), device, dtype, channels), labels
+
+    def fingerprint(self) -> str:
+        """Of images and labels, as of a ``Split``; the loss knows the cache."""
+        return Split(self.cache.images, self.labels).fingerprint()
 
 
 def _augmented(image: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:

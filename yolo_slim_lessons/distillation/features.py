@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.models import copy_model
+from yolo_slim_lessons.models import blank_images, copy_model, device_of
 
 ADAPTER = "hint_adapter"
 STAGES = 4  # with 64 px: 16×16 to 2×2; what comes before is edges and colours
@@ -34,7 +34,7 @@ def feature_shapes(model: ClassificationModel, image_size: int) -> dict[str, tup
         if not isinstance(layer, nn.Sequential):  # it would run an adapter as a part of itself
             layer.register_forward_hook(note(name))
     with torch.inference_mode():
-        model(torch.zeros(1, 3, image_size, image_size))
+        model(blank_images(model, image_size))
     return shapes
 
 
@@ -106,7 +106,7 @@ def add_adapters(
         torch.manual_seed(seed)
         for name, teacher_name in pairs.items():
             adapter = nn.Conv2d(widths[name][0], teacher_widths[teacher_name][0], kernel_size=1)
-            student.get_submodule(name).add_module(ADAPTER, adapter)
+            student.get_submodule(name).add_module(ADAPTER, adapter.to(device_of(student)))
 
 
 def without_extras(trained: ClassificationModel, student: ClassificationModel) -> ClassificationModel:

@@ -10,11 +10,12 @@ from dataclasses import replace
 import torch
 
 from yolo_slim_lessons.data import ImageData, Split
+from yolo_slim_lessons.data.stored import Images
 
 NO_LABEL = -1
 
 
-def with_unlabelled(data: ImageData, images: torch.Tensor) -> ImageData:
+def with_unlabelled(data: ImageData, images: Images) -> ImageData:
     """``data`` with more training images, of which nobody knows what they show.
 
     Args:
@@ -36,12 +37,8 @@ def with_unlabelled(data: ImageData, images: torch.Tensor) -> ImageData:
             f"images are {images.dtype} {tuple(images.shape)}: expected torch.uint8 with the shape "
             f"N×{'×'.join(map(str, train.images.shape[1:]))} of data.train.images"
         )
-    if train.images.stride(1) == images.stride(1) == 0:  # grey: join the one channel, then repeat it without a copy
-        joined = torch.cat([train.images[:, :1], images[:, :1]]).expand(-1, 3, -1, -1)
-    else:
-        joined = torch.cat([train.images, images])
-    labels = torch.cat([train.labels, torch.full((len(images),), NO_LABEL)])
-    return replace(data, train=Split(joined, labels))
+    unlabelled = Split(images, torch.full((len(images),), NO_LABEL))
+    return replace(data, train=train.joined(unlabelled))
 
 
 def hide_labels(data: ImageData, keep: int) -> ImageData:
@@ -56,7 +53,6 @@ def hide_labels(data: ImageData, keep: int) -> ImageData:
         raise ValueError(f"keep={keep!r}: expected 0 to {len(data.train)}, the number of training images")
     labels = torch.full_like(data.train.labels, NO_LABEL)
     if keep:
-        numbers = torch.arange(len(labels)).view(-1, 1, 1, 1)  # in place of images, to learn which ones are taken
-        kept = Split(numbers, data.train.labels).take(keep)
-        labels[kept.images.flatten()] = kept.labels
+        kept = data.train.places_of(keep)
+        labels[kept] = data.train.labels[kept]
     return replace(data, train=Split(data.train.images, labels))

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.models import copy_model, input_format, logits
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,29 @@ def wilson_interval(correct: int, images: int) -> tuple[float, float]:
 
 
 def predict(model: nn.Module, split: Split, batch_size: int = 128, progress: bool = True) -> torch.Tensor:
-    """Class probabilities for every image of ``split``: float32 tensor N×classes, rows summing to 1."""
-    # Convolutions on a CPU are faster with the channels innermost, and without BatchNorm, which folds into them.
-    fast = copy_model(model).eval().to(memory_format=torch.contiguous_format)  # which older fuse() insists on
-    fast = fast.fuse(verbose=False) if hasattr(fast, "fuse") else fast
-    fast = fast.to(memory_format=torch.channels_last)
+    """Class probabilities for every image of ``split``: float32 tensor N×classes, rows summing to 1.
+
+    ``model`` computes where it is and in its own number type; the answers are with the labels of ``split``.
+    """
+    fast = _ready_for_speed(model)
     with (
         torch.inference_mode(),
         tqdm(total=len(split), desc="predict", delay=2, leave=False, disable=not progress) as bar,
     ):
         answers = []
-        for images, _ in split.batches(batch_size):
-            answers.append(logits(fast, images).softmax(1))
+        for images, _ in split.batches(batch_size, **input_format(fast)):
+            answers.append(logits(fast, images).float().softmax(1))
             bar.update(len(images))
-    return torch.cat(answers)
+    return torch.cat(answers).to(split.labels.device)
+
+
+def _ready_for_speed(model: nn.Module) -> nn.Module:
+    """A copy that answers the same, in less time."""
+    fast = copy_model(model).eval().to(memory_format=torch.contiguous_format)  # which older fuse() insists on
+    # Without BatchNorm, which folds into the convolutions; in 16 bits, their weights would be rounded once more.
+    if hasattr(fast, "fuse") and input_format(fast)["dtype"] == torch.float32:
+        fast = fast.fuse(verbose=False)
+    return fast.to(memory_format=torch.channels_last)  # which convolutions on a CPU prefer
 
 
 def evaluate(model: nn.Module, split: Split, batch_size: int = 128, progress: bool = True) -> Scores:

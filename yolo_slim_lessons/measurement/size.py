@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from yolo_slim_lessons.models import copy_model, image_size_of, save_model, values_of, weight_layers
+from yolo_slim_lessons.models import blank_images, copy_model, save_model, values_of, weight_layers
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,12 @@ def layer_costs(model: nn.Module, image_size: int | None = None) -> list[LayerCo
     A convolution multiplies each of its weights once per output position: MACs = weights × height × width.
     BatchNorm folds into the convolution in front of it, and activations and additions are few, so they count nothing.
     """
-    image_size = image_size_of(model) if image_size is None else image_size
     shapes: dict[str, tuple[int, ...]] = {}
     model = copy_model(model).eval()
     for name, layer in weight_layers(model):
         layer.register_forward_hook(lambda _, __, output, name=name: shapes.__setitem__(name, tuple(output.shape[1:])))
     with torch.inference_mode():
-        model(torch.zeros(1, 3, image_size, image_size))
+        model(blank_images(model, image_size))
     modules = dict(model.named_modules())
     costs = []
     for name, layer in weight_layers(model):
@@ -73,9 +72,20 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def checkpoint_bytes(model: nn.Module, precision: str = "fp16") -> int:
-    """Bytes of the file that ``save_model`` writes, measured by writing it."""
+    """Bytes of the file that ``save_model`` writes, measured by writing it; see ``checkpoint_contents``."""
+    return len(checkpoint_contents(model, precision))
+
+
+def checkpoint_contents(model: nn.Module, precision: str = "fp16") -> bytes:
+    """The file that ``save_model`` writes, but for the names of pruned layers: a note for training, no part of the net.
+
+    So a file with zeros is as large as one without, to the byte.
+    """
+    if getattr(model, "pruned_layers", None):
+        model = copy_model(model)
+        del model.pruned_layers
     with tempfile.TemporaryDirectory() as folder:
-        return save_model(model, Path(folder) / "model.pt", precision).stat().st_size
+        return save_model(model, Path(folder) / "model.pt", precision).read_bytes()
 
 
 def quantized_bytes(model: nn.Module) -> int | None:

@@ -10,17 +10,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
-from yolo_slim_lessons.models import copy_model, image_size_of
+from yolo_slim_lessons.models import copy_model, image_size_of, input_format
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Repeated timings of one model in milliseconds a batch."""
+    """Repeated timings of one model in milliseconds a batch.
+
+    Attributes:
+        milliseconds: one number a run.
+        batch_size: images a run.
+        threads: of PyTorch, for a model on the processor; ``None`` where nobody here knows: functions, such as one
+            that runs an ONNX session, have threads of their own, and other devices have none.
+    """
 
     milliseconds: np.ndarray
     batch_size: int
-    threads: int
+    threads: int | None = None
 
     @property
     def median(self) -> float:
@@ -32,9 +40,10 @@ class Latency:
         return float(np.percentile(self.milliseconds, 95))
 
     def __repr__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}, " if self.threads else ""
         return (
             f"{self.median:.2f} ms (p95 {self.p95:.2f} ms; batch {self.batch_size}, "
-            f"{self.threads} thread{'s' if self.threads > 1 else ''}, {len(self.milliseconds)} runs)"
+            f"{threads}{len(self.milliseconds)} runs)"
         )
 
 
@@ -72,12 +81,13 @@ def time_model(
     """Time ``model`` on random images: ``warmup`` runs that do not count, then ``repeats`` that do.
 
     Args:
-        model: a classifier, or anything that is called with float images N×3×H×W.
+        model: a classifier, which is timed on its device, or anything that is called with float images N×3×H×W.
         batch_size: images per run.
         image_size: pixels a side; needed if ``model`` is not a classifier of this package.
         repeats: runs that count.
         warmup: runs before them.
-        threads: for PyTorch; ``None`` leaves them as they are.
+        threads: for PyTorch; ``None`` leaves them as they are. Other runtimes, such as ONNX Runtime, know nothing of
+            this number: their sessions are told when they are made.
 
     Raises:
         ValueError: a number is too small, or ``image_size`` is needed.
@@ -115,17 +125,45 @@ def _time_in_turns(models, batch_size, image_size, repeats, warmup, threads) -> 
     # In training mode a forward pass changes BatchNorm's statistics: such a model is timed as a copy in eval mode.
     models = [copy_model(model).eval() if getattr(model, "training", False) else model for model in models]
     images = torch.rand(batch_size, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    inputs = [_as_read_by(model, images) for model in models]
     milliseconds = np.empty((len(models), repeats))
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads or threads_before)
     try:
         with torch.inference_mode():
             for turn in range(-warmup, repeats):
-                for row, model in enumerate(models):
-                    start = time.perf_counter_ns()
-                    model(images)
+                for row, (model, images) in enumerate(zip(models, inputs, strict=True)):
+                    took = _nanoseconds(model, images)
                     if turn >= 0:
-                        milliseconds[row, turn] = (time.perf_counter_ns() - start) / 1e6
-        return [Latency(row, batch_size, torch.get_num_threads()) for row in milliseconds]
+                        milliseconds[row, turn] = took / 1e6
+        return [
+            Latency(row, batch_size, _threads_of(model, images))
+            for row, model, images in zip(milliseconds, models, inputs, strict=True)
+        ]
     finally:
         torch.set_num_threads(threads_before)
+
+
+def _nanoseconds(model, images: torch.Tensor) -> int:
+    _finish(images)
+    start = time.perf_counter_ns()
+    model(images)
+    _finish(images)
+    return time.perf_counter_ns() - start
+
+
+def _finish(images: torch.Tensor) -> None:
+    """Wait for the device of ``images``: a graphics card takes orders long before it has carried them out."""
+    if not images.is_cpu:
+        torch.accelerator.synchronize(images.device)
+
+
+def _as_read_by(model, images: torch.Tensor) -> torch.Tensor:
+    if not isinstance(model, nn.Module):
+        return images
+    what = input_format(model)
+    return images[:, : what["channels"]].to(what["device"], what["dtype"])
+
+
+def _threads_of(model, images: torch.Tensor) -> int | None:
+    return torch.get_num_threads() if isinstance(model, nn.Module) and images.is_cpu else None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import math
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from torch import nn
 
 from yolo_slim_lessons.arguments import check_positive_integer, check_rate
 from yolo_slim_lessons.data import ImageData
-from yolo_slim_lessons.models import copy_model, save_model, weight_layers
+from yolo_slim_lessons.measurement.size import checkpoint_contents
+from yolo_slim_lessons.models import copy_model, weight_layers
 from yolo_slim_lessons.training import fit
 
 PRUNE_TYPES = ("magnitude", "random")
@@ -55,7 +55,8 @@ def prune_weights(
         seed: of ``"random"``.
 
     Returns:
-        A new model of the same class, with the same shapes and number of parameters.
+        A new model of the same class, with the same shapes and number of parameters. Its attribute ``pruned_layers``
+        lists the names of all layers that were pruned, whose zeros ``fit``, ``distill`` and ``SlimTrainer`` keep.
 
     Raises:
         ValueError: a rate outside 0…1, a name that is no layer, an unknown choice, or choices that exclude each other.
@@ -94,6 +95,8 @@ def prune_weights(
     for name, layer in weight_layers(pruned):
         if name in rates and hasattr(layer, "weight_grid"):  # quantized: its weight was computed from its integers
             layer.zero_weights(weights[name] == 0)
+    zeroed = {name for name, weight in weights.items() if rates[name] > 0 and (weight == 0).any()}
+    pruned.pruned_layers = sorted(zeroed.union(getattr(model, "pruned_layers", ())))
     return pruned
 
 
@@ -205,8 +208,7 @@ def sparse_sizes(model: nn.Module, precision: str = "fp16") -> SparseSizes:
         >>> sizes.bitmask_value < sizes.index_value < sizes.dense
         True
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = save_model(model, Path(folder) / "model.pt", precision).read_bytes()
+    file = checkpoint_contents(model, precision)
     dtype, value_bits = (torch.float16, 16) if precision == "fp16" else (torch.float32, 32)
     rest, index_value, bitmask_value = len(file), 0, 0
     for _, layer in weight_layers(model):

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from yolo_slim_lessons.data import Split, as_floats
+from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Graph, Node
-from yolo_slim_lessons.models import device_of
+from yolo_slim_lessons.models import input_format
 
 RANGES = ("mse", "minmax", "percentile", "kl")
 BINS = 4096
@@ -117,7 +117,7 @@ def observe_inputs(
         extremes[name] = (min(extremes[name][0], low.item()), max(extremes[name][1], high.item()))
 
     with _hooked(modules, widen):
-        for batch in image_batches(images, device=device_of(model)):
+        for batch in image_batches(images, model=model):
             model(batch)
     if not histograms:
         return extremes
@@ -129,7 +129,7 @@ def observe_inputs(
         counted[name] = Histogram(part.points, part.counts + before)
 
     with _hooked(modules, count):
-        for batch in image_batches(images, device=device_of(model)):
+        for batch in image_batches(images, model=model):
             model(batch)
     return counted
 
@@ -175,7 +175,7 @@ def observe_nodes(
             counted[group_of[node]] = Histogram(part.points, part.counts + before)
 
     for look in (widen, count):
-        for batch in image_batches(images, device=device_of(model)):
+        for batch in image_batches(images, model=model):
             _Observation(model, look).run(graph, batch)
     return counted, {name: extremes[name] for name in alone}
 
@@ -194,19 +194,27 @@ class _Observation(Execution):
 
 
 def image_batches(
-    images: Split | torch.Tensor, batch_size: int = 128, device: torch.device | None = None
+    images: Split | torch.Tensor, batch_size: int = 128, model: nn.Module | None = None
 ) -> Iterator[torch.Tensor]:
-    """Float images 0…1, ``batch_size`` at a time, on ``device``; arguments and errors as for ``observe_inputs``."""
-    tensor = images.images if isinstance(images, Split) else images
-    if not isinstance(tensor, torch.Tensor) or tensor.dim() != 4:
+    """Float images 0…1, ``batch_size`` at a time, as ``model`` reads them; errors as for ``observe_inputs``.
+
+    Without a ``model`` they are float32 with three channels, in the machine's memory.
+    """
+    if isinstance(images, torch.Tensor) and images.dim() == 4:
+        if images.is_floating_point() and not images.isfinite().all():
+            raise ValueError("calibration holds NaN or infinity: expected images with numbers 0 to 1")
+    elif not isinstance(images, Split):
         raise TypeError(f"calibration is a {type(images).__name__}: expected a Split or a tensor of images N×3×H×W")
-    if len(tensor) == 0:
+    if len(images) == 0:
         raise ValueError("calibration is empty: expected some hundred training images")
-    if tensor.is_floating_point() and not tensor.isfinite().all():
-        raise ValueError("calibration holds NaN or infinity: expected images with numbers 0 to 1")
-    for batch in tensor.split(batch_size):
-        batch = batch.to(device)
-        yield as_floats(batch) if batch.dtype == torch.uint8 else batch.contiguous(memory_format=torch.channels_last)
+    what = {} if model is None else input_format(model)
+    if isinstance(images, Split) or images.dtype == torch.uint8:
+        split = images if isinstance(images, Split) else Split(images, torch.zeros(len(images), dtype=torch.int64))
+        yield from (batch for batch, _ in split.batches(batch_size, **what))
+        return
+    for batch in images.split(batch_size):
+        batch = batch.to(device=what.get("device"), dtype=what.get("dtype"))
+        yield batch.contiguous(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager

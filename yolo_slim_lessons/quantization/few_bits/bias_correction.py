@@ -17,7 +17,7 @@ from torch import nn
 
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Node
-from yolo_slim_lessons.models import copy_model, device_of
+from yolo_slim_lessons.models import copy_model
 from yolo_slim_lessons.quantization import QuantizedLayer
 from yolo_slim_lessons.quantization.calibration import image_batches
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
@@ -52,13 +52,12 @@ def correct_biases(quantized: nn.Module, model: nn.Module, calibration: Split | 
         >>> corrected = slim.correct_biases(rounded, model, data.train.take(64))
     """
     original = float_original(quantized, model)
-    device = device_of(original)
-    first = next(image_batches(calibration))
+    first = next(image_batches(calibration, model=original))
     means = _ChannelMeans(original)
-    for batch in image_batches(calibration, BATCH, device):
+    for batch in image_batches(calibration, BATCH, original):
         means.run(graph_of(original, first), batch)
     corrected = copy_model(quantized).eval()
-    images = StoredActivations.of(image_batches(calibration, BATCH, device), len(calibration), BATCH)
+    images = StoredActivations.of(image_batches(calibration, BATCH, original), len(calibration), BATCH)
     _Correction(corrected, means.of_all(), len(images)).run(graph_of(corrected, first), images)
     return corrected
 

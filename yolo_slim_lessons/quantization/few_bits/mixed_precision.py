@@ -73,7 +73,7 @@ def bit_sensitivity(
     rounded = [dict(weight_layers(quantize_integer(model, number, **quantize_options))) for number in bits]
     changed = fold_batchnorm(model)
     layers = dict(weight_layers(changed))
-    batches = list(image_batches(images))
+    batches = list(image_batches(images, model=changed))
     answers = [logits(changed, batch).clone() for batch in batches]
     loss = np.empty((len(layers), len(bits)))
     with tqdm(total=loss.size, desc="bit sensitivity", disable=not progress, leave=False) as bar:

@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Graph
-from yolo_slim_lessons.models import device_of
 from yolo_slim_lessons.quantization import IntegerGrid, QuantizedLayer
 from yolo_slim_lessons.quantization.calibration import image_batches
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
@@ -79,7 +78,7 @@ def learn_rounding(
             raise ValueError(f"{name}={value!r}: expected a number above 0")
     original = float_original(quantized, model)
     learner = trainable(quantized, original, SoftRounding).requires_grad_(False)
-    batches = image_batches(calibration, BATCH, device_of(original))
+    batches = image_batches(calibration, BATCH, original)
     images = StoredActivations.of(batches, len(calibration), BATCH)
     graph = graph_of(quantized, images[:1])
     blocks = list(graph.blocks())

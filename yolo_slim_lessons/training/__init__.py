@@ -1,0 +1,200 @@
+"""fit(): the one training loop of the course, with a progress bar.
+
+Fine-tuning, recovery after pruning and distillation all run through it; they differ in the loss they pass.
+It works on the device of the model. Used in lessons 01, 03, 04 and 07. Leaves out: several devices and logging
+services; for those, Ultralytics' own trainer does the work (``ultralytics_trainer.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from ultralytics.nn.tasks import ClassificationModel
+
+from yolo_slim_lessons.data import ImageData, Split, as_floats
+from yolo_slim_lessons.data.splits import batch_places
+from yolo_slim_lessons.files import fingerprint
+from yolo_slim_lessons.models import input_format, logits, weight_layers
+from yolo_slim_lessons.training.augmentation import augmented, blending
+from yolo_slim_lessons.training.state import TrainingState
+
+VALIDATED_AT_ONCE = 256  # images,
+VALIDATED_PIXELS = VALIDATED_AT_ONCE * 64**2  # and fewer large ones, whose features would take gigabytes
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def label_loss(scores: torch.Tensor, labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy between logits (N×classes) and labels (N, or N×classes).
+
+    ``images`` (N×3×H×W) is what other losses look at.
+    """
+    return F.cross_entropy(scores, labels)
+
+
+def fit(
+    model: ClassificationModel,
+    data: ImageData,
+    epochs: int,
+    *,
+    learning_rate: float = 2e-3,
+    batch_size: int = 128,
+    weight_decay: float = 0.05,
+    augment: bool = True,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    average: float = 0.0,
+    bfloat16: bool = False,
+    loss: Loss = label_loss,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    on_epoch: Callable[[int, float, float, ClassificationModel], None] | None = None,
+    progress: bool = True,
+) -> ClassificationModel:
+    """Train a copy of ``model`` on ``data.train`` and return it in eval mode.
+
+    AdamW (Loshchilov & Hutter, 2019) with a one-cycle learning rate (Smith & Topin, 2018). Weights that
+    ``prune_weights`` made zero stay zero. With ``average``, what is validated and returned is a running average of
+    the weights, and the learning rate rises and stays: many good places of a plain have their mean in its middle
+    (Izmailov et al., 2018).
+
+    Args:
+        model: what to start from, in float32, on the device where to train; it is left alone.
+        data: its ``train`` is learned, its ``val`` is looked at after every epoch; ``test`` is not touched.
+        epochs: how often each training image is seen.
+        learning_rate: the highest of the cycle; with ``average``, of all steps but the first ones.
+        batch_size: images per step.
+        weight_decay: AdamW's, on weights of two and more dimensions only.
+        augment: mirror, shift and partly erase training images at random.
+        mixup: blend pairs of images and of their labels, in shares drawn from Beta(``mixup``, ``mixup``)
+            (Zhang et al., 2018); 0 blends nothing. With it, ``loss`` gets labels as probabilities, N×classes.
+        cutmix: paste a rectangle of one image into another, and blend their labels by its area (Yun et al., 2019);
+            areas and ``loss`` as for ``mixup``. With both, each batch gets one of the two at random.
+        average: share of the old average that stays in each step, such as 0.9995; 0 averages nothing.
+        bfloat16: mixed precision: multiply in 16 bits while training, which is faster on graphics cards and processors
+            that know that format (x86 with AVX512-BF16 or AMX) and slower elsewhere. Weights and ``val`` stay at
+            32 bits.
+        loss: called with logits, labels and float images; returns a scalar. A checkpoint knows it by its attribute
+            ``settings``, a dictionary, if it has one, else by its name.
+        seed: of the order of images and the augmentation.
+        checkpoint: a file written after every epoch. If it exists, training goes on from it, and a finished one
+            returns at once. It knows the weights, images and labels that it began with.
+        on_epoch: called after each epoch with its number (from 1), the mean training loss, top-1 on ``val`` and
+            the model in eval mode.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: a number is out of range, ``model`` has another number of classes than ``data`` or is not in
+            float32, or ``checkpoint`` is damaged, of an older version or of another training.
+    """
+    _check_numbers(epochs, batch_size, learning_rate, weight_decay, mixup, cutmix, average)
+    _check_model_and_data(model, data, loss)
+    settings = {
+        "epochs": epochs,
+        "learning_rate": learning_rate,
+        "batch_size": batch_size,
+        "weight_decay": weight_decay,
+        "augment": augment,
+        "mixup": mixup,
+        "cutmix": cutmix,
+        "average": average,
+        "bfloat16": bfloat16,
+        "seed": seed,
+        "loss": _description(loss),
+        "images": len(data.train),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    if checkpoint:
+        settings |= {"start": fingerprint(model), "train": data.train.fingerprint()}
+    steps = sum(1 for _ in batch_places(len(data.train), batch_size, merge_single=True))
+    state = TrainingState(model, settings, steps)
+    validation_batch = max(1, min(VALIDATED_AT_ONCE, VALIDATED_PIXELS // data.image_size**2))
+    blend = blending(mixup, cutmix, len(data.class_names))
+
+    with torch.random.fork_rng(), tqdm(total=epochs * steps, desc="train", disable=not progress, leave=False) as bar:
+        torch.manual_seed(seed)
+        first_epoch = state.resume(checkpoint) if checkpoint else 0
+        bar.update(first_epoch * steps)
+        for epoch in range(first_epoch, epochs):
+            mean_loss = _train_epoch(state, data.train, loss, blend, bar)
+            top1 = top1_accuracy(state.result.eval(), data.val, validation_batch)
+            bar.set_postfix(epoch=epoch + 1, loss=f"{mean_loss:.3f}", val=f"{top1:.1%}")
+            if checkpoint:
+                state.save(checkpoint, epoch + 1)
+            if on_epoch:
+                on_epoch(epoch + 1, mean_loss, top1, state.result)
+    # In PyTorch's usual memory format again, so that its speed compares with that of the model it came from.
+    return state.result.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
+
+
+def _train_epoch(state: TrainingState, train: Split, loss: Loss, blend: Callable | None, bar: tqdm) -> float:
+    """See each image of ``train`` once, in random order; returns the mean loss."""
+    state.model.train()
+    total_loss = 0.0
+    settings, what = state.settings, input_format(state.model) | {"dtype": torch.uint8}
+    order = torch.randperm(len(train))
+    for images, labels in train.batches(settings["batch_size"], order=order, merge_single=True, **what):
+        images = as_floats(augmented(images) if settings["augment"] else images)
+        if blend:
+            images, labels = blend(images, labels)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=settings["bfloat16"]):
+            scores = logits(state.model, images)
+        batch_loss = loss(scores.float(), labels, images)
+        state.step(batch_loss)
+        total_loss += batch_loss.item() * len(images)
+        bar.update()
+    return total_loss / len(train)
+
+
+def _check_numbers(epochs, batch_size, learning_rate, weight_decay, mixup, cutmix, average) -> None:
+    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r}: expected a positive integer")
+    if learning_rate <= 0:
+        raise ValueError(f"learning_rate={learning_rate!r}: expected a number above 0")
+    for name, value in (("weight_decay", weight_decay), ("mixup", mixup), ("cutmix", cutmix)):
+        if value < 0:
+            raise ValueError(f"{name}={value!r}: expected 0 or more")
+    if not 0 <= average < 1:
+        raise ValueError(f"average={average!r}: expected 0 or more, less than 1, such as 0.9995")
+
+
+def _check_model_and_data(model: ClassificationModel, data: ImageData, loss: Loss) -> None:
+    if len(model.names) != len(data.class_names):
+        raise ValueError(f"model has {len(model.names)} classes, data has {len(data.class_names)}: they must agree")
+    dtype = input_format(model)["dtype"]
+    if dtype != torch.float32:
+        raise ValueError(
+            f"model has weights of {dtype}, too coarse to learn in small steps: pass model.float(); "
+            "bfloat16=True multiplies in 16 bits even so"
+        )
+    for name, layer in weight_layers(model):
+        if getattr(layer, "rounding", True) is None:
+            raise ValueError(
+                f"model is quantized ({name}), and integers cannot learn in small steps: give its float model to "
+                "train_quantized, or train dequantize(model) and quantize it again"
+            )
+    labels = data.train.labels
+    if loss is label_loss and len(labels) and not 0 <= labels.min() <= labels.max() < len(model.names):
+        raise ValueError(
+            f"data.train has labels from {labels.min()} to {labels.max()}: expected 0 to {len(model.names) - 1}; "
+            "distill also learns from images without a label (-1)"
+        )
+
+
+@torch.inference_mode()
+def top1_accuracy(model: ClassificationModel, split: Split, batch_size: int = VALIDATED_AT_ONCE) -> float:
+    """Share of ``split`` that the model gets right, 0…1. For intervals and more, see ``measurement.evaluate``."""
+    batches = split.batches(batch_size, **input_format(model))
+    return sum((logits(model, images).argmax(1) == labels).sum().item() for images, labels in batches) / len(split)
+
+
+def _description(loss: Loss) -> dict | str | None:
+    """What a checkpoint knows ``loss`` by; ``None`` for ``label_loss``, which is what one without an entry means."""
+    if loss is label_loss:
+        return None
+    return getattr(loss, "settings", None) or getattr(loss, "__qualname__", type(loss).__qualname__)
