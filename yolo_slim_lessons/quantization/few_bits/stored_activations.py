@@ -46,7 +46,9 @@ class StoredActivations:
             self.channels_last = batch.dim() == 4 and batch.is_contiguous(memory_format=torch.channels_last)
             self.device = batch.device
             shape = self._as_kept(batch).shape[1:]
-            self.numbers = _empty((self.count, *shape), batch.dtype)
+            self.in_file = self.count * shape.numel() * batch.dtype.itemsize > IN_MEMORY
+            make = _mapped if self.in_file else torch.empty
+            self.numbers = make((self.count, *shape), dtype=batch.dtype)
         self.numbers[self.filled : self.filled + len(batch)] = self._as_kept(batch)
         self.filled += len(batch)
 
@@ -63,9 +65,8 @@ class StoredActivations:
         return batch.detach().permute(0, 2, 3, 1) if self.channels_last else batch.detach()
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    if torch.Size(shape).numel() * dtype.itemsize <= IN_MEMORY:
-        return torch.empty(shape, dtype=dtype)
+def _mapped(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor whose numbers are in a temporary file."""
     numpy_type = torch.empty(0, dtype=dtype).numpy().dtype
     with tempfile.TemporaryFile(prefix="activations-") as file:  # it goes when nobody maps it any more
         return torch.from_numpy(np.memmap(file, numpy_type, "w+", shape=tuple(shape)))
