@@ -61,7 +61,7 @@ def default_memory_limit() -> int:
     """Bytes that images may take before they go to disk: a quarter of what this machine, or its container, has."""
     memory = psutil.virtual_memory().total
     with contextlib.suppress(OSError, ValueError):  # no container, no limit, or not Linux
-        memory = min(memory, int(CONTAINER_LIMIT.read_text()))
+        memory = min(memory, int(CONTAINER_LIMIT.read_text(encoding="ascii")))
     return int(memory * MEMORY_SHARE)
 
 

@@ -22,8 +22,8 @@ from yolo_slim_lessons.models import input_format, logits, weight_layers
 from yolo_slim_lessons.training.augmentation import augmented, blending
 from yolo_slim_lessons.training.state import TrainingState
 
-VALIDATED_AT_ONCE = 256  # images,
-VALIDATED_PIXELS = VALIDATED_AT_ONCE * 64**2  # and fewer large ones, whose features would take gigabytes
+VALIDATED_AT_ONCE = 256  # images of up to 64 px
+VALIDATED_PIXELS = VALIDATED_AT_ONCE * 64**2  # of larger ones fewer, as their features would take gigabytes
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -169,8 +169,8 @@ def _check_model_and_data(model: ClassificationModel, data: ImageData, loss: Los
     dtype = input_format(model)["dtype"]
     if dtype != torch.float32:
         raise ValueError(
-            f"model has weights of {dtype}, too coarse to learn in small steps: pass model.float(); "
-            "bfloat16=True multiplies in 16 bits even so"
+            f"model has weights of {dtype}, and fit trains in float32: pass model.float(); "
+            "with bfloat16=True it still multiplies in 16 bits"
         )
     for name, layer in weight_layers(model):
         if getattr(layer, "rounding", True) is None:
