@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.models import copy_model, input_format, logits
 from yolo_slim_lessons.pruning.channels import ChannelGroup, channel_groups, prune_channels
 from yolo_slim_lessons.pruning.channels.budget import full_counts, layer_prices, rated_counts, smallest_counts
 
@@ -138,5 +138,6 @@ def _log_answers(model: ClassificationModel, split: Split) -> torch.Tensor:
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.train()
-    batches = split.batches(math.ceil(len(split) / math.ceil(len(split) / BATCH)))  # alike: one image has no statistics
+    size = math.ceil(len(split) / math.ceil(len(split) / BATCH))
+    batches = split.batches(size, merge_single=True, **input_format(model))  # alike: one image has no statistics
     return torch.cat([logits(model, images).log_softmax(1) for images, _ in batches])

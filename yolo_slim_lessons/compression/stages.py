@@ -84,7 +84,7 @@ class RecipeRun:
         self.history: list = []
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self.history = [fingerprint(model), fingerprint(teacher), split_fingerprint(data.train), seed]
+            self.history = [fingerprint(model), fingerprint(teacher), data.train.fingerprint(), seed]
 
     @property
     def calibration(self) -> Split:
@@ -156,13 +156,6 @@ def packed_bytes(model: ClassificationModel) -> int | None:
         return packed_sizes(model).file
     except ValueError:
         return None
-
-
-def split_fingerprint(split: Split) -> str:
-    """How many images, and the same text for the same ones; of grey images, one channel is read."""
-    images = split.images
-    grey = images.stride(1) == 0  # one channel, shown three times
-    return f"{len(images)} {fingerprint(images[:, :1] if grey else images)}"
 
 
 def hash_of(value: object) -> str:

@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.compression.budgets import Budget, Survey, check_packable, plan_recipe, survey_layers
 from yolo_slim_lessons.compression.results import Compression, Target
-from yolo_slim_lessons.compression.stages import hash_of, split_fingerprint
+from yolo_slim_lessons.compression.stages import hash_of
 from yolo_slim_lessons.data import ImageData
 from yolo_slim_lessons.files import fingerprint, write_atomically
 from yolo_slim_lessons.measurement import count_parameters
@@ -74,7 +74,7 @@ class _Planner:
         if self.folder is None:
             return plan_recipe(self.model, self.survey, budget)
         # Of what the plan depends on, so that the same call finds it again although timings differ.
-        known = [asdict(budget), fingerprint(self.model), split_fingerprint(self.data.val)]
+        known = [asdict(budget), fingerprint(self.model), self.data.val.fingerprint()]
         file = self.folder / f"plan-{hash_of(known)}.yaml"
         if not file.exists():
             text = yaml.safe_dump(plan_recipe(self.model, self.survey, budget), sort_keys=False)

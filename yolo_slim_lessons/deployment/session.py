@@ -57,7 +57,7 @@ def onnx_session(
             "write it again with export_onnx"
         ) from error
     if warmup:
-        grey = torch.full((batch_size, 3, *_input_size(session)), 128, dtype=torch.uint8)
+        grey = torch.full((batch_size, *_input_shape(session)), 128, dtype=torch.uint8)
         for _ in range(warmup):
             run_onnx(session, grey, batch_size)
     return session
@@ -87,28 +87,35 @@ def run_onnx(
         >>> data.class_names[run_onnx(session, data.test.images[:1]).argmax()]
         'Ankle boot'
     """
-    images = images.images if isinstance(images, Split) else images
     if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r}: expected a positive integer")
-    if images.dim() != 4 or images.shape[1] != 3 or len(images) == 0:
-        raise ValueError(f"images has shape {tuple(images.shape)}: expected N×3×H×W with at least one image")
     entry = session.get_inputs()[0]
     reads_bytes = entry.type == "tensor(uint8)"
-    if reads_bytes and images.dtype != torch.uint8:
-        raise ValueError(f"images are {images.dtype}: the graph was exported with preprocess=True and reads uint8")
-    if not reads_bytes and tuple(images.shape[2:]) != tuple(entry.shape[2:]):
-        raise ValueError(f"images have {tuple(images.shape[2:])} pixels: the graph reads {tuple(entry.shape[2:])}")
+    channels = 3 if reads_bytes else entry.shape[1]
+    pixels = images.images if isinstance(images, Split) else images
+    shape = tuple(pixels.shape)
+    if len(shape) != 4 or shape[1] not in (3, channels) or shape[0] == 0:
+        raise ValueError(f"images has shape {shape}: expected N×{channels}×H×W with at least one image")
+    if reads_bytes and pixels.dtype != torch.uint8:
+        raise ValueError(f"images are {pixels.dtype}: the graph was exported with preprocess=True and reads uint8")
+    if not reads_bytes and shape[2:] != tuple(entry.shape[2:]):
+        raise ValueError(f"images have {shape[2:]} pixels: the graph reads {tuple(entry.shape[2:])}")
+    if isinstance(images, Split):
+        dtype = torch.uint8 if reads_bytes else torch.float32
+        batches = (batch for batch, _ in images.batches(batch_size, dtype=dtype, channels=channels))
+    else:
+        batches = iter(images.split(batch_size))
     answers = []
-    for batch in images.split(batch_size):
+    for batch in batches:
         if reads_bytes:
             batch = batch.permute(0, 2, 3, 1)
         elif batch.dtype == torch.uint8:
             batch = as_floats(batch)
-        answers.append(session.run(None, {entry.name: np.ascontiguousarray(batch.numpy())})[0])
+        answers.append(session.run(None, {entry.name: np.ascontiguousarray(batch.cpu().numpy())})[0])
     return torch.from_numpy(np.concatenate(answers))
 
 
-def _input_size(session: onnxruntime.InferenceSession) -> tuple[int, int]:
-    """Height and width of images to warm up with: the graph's own, or any where it takes any."""
-    *_, height, width = session.get_inputs()[0].shape
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else (64, 64)
+def _input_shape(session: onnxruntime.InferenceSession) -> tuple[int, int, int]:
+    """Channels, height and width of images to warm up with: the graph's own, or any where it takes any."""
+    entry = session.get_inputs()[0]
+    return (3, 64, 64) if entry.type == "tensor(uint8)" else tuple(entry.shape[1:])

@@ -17,7 +17,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.arguments import check_rate
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.models import copy_model
+from yolo_slim_lessons.models import copy_model, input_format
 from yolo_slim_lessons.pruning.channels.budget import (
     Counts,
     channel_price,
@@ -127,7 +127,7 @@ def reestimate_batchnorm(model: ClassificationModel, split: Split, batch_size: i
     if not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules()):
         raise ValueError("model has no BatchNorm layers, perhaps because it is fused: expected an unfused one")
     model = copy_model(model)
-    update_bn(split.batches(batch_size), model)
+    update_bn(split.batches(batch_size, merge_single=True, **input_format(model)), model)
     return model.eval()
 
 

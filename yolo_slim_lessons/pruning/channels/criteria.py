@@ -17,7 +17,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import trace
-from yolo_slim_lessons.models import copy_model, logits
+from yolo_slim_lessons.models import copy_model, input_format, logits
 from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part
 
 Importance = dict[str, torch.Tensor]  # name of the group → float tensor, one number a channel, none negative
@@ -125,7 +125,7 @@ def _taylor(layers: _Layers, calibration: Split | None, seed: int) -> Callable:
     norms = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
     factors = [factor.requires_grad_() for norm in norms.values() for factor in (norm.weight, norm.bias)]
     batches = []  # one dict for each batch: name of the BatchNorm → derivative of each channel's gate
-    for images, labels in calibration.batches(32):
+    for images, labels in calibration.batches(32, **input_format(model)):
         with torch.enable_grad():
             loss = F.cross_entropy(logits(model, images), labels)
             gradients = torch.autograd.grad(loss, factors)
