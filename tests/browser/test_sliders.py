@@ -15,7 +15,7 @@ from lab import NOTEBOOKS, Lesson, find_chromium, running_browser, running_lab
 from needed_cells import sliders_and_their_needs
 
 SCREENSHOTS = Path(__file__).with_name("screenshots")
-TIME = re.compile(r"\d+% time|\d\.\d ms")  # measured anew for each answer, so it and its picture differ each time
+TIME = re.compile(r"\d+% time|\d+\.\d ms")  # measured anew for each answer, so it and its picture differ each time
 PATIENCE = 10  # seconds from a change to its answer on a busy machine; benchmarks/sliders.py measures on one that rests
 
 if not find_chromium() and not os.environ.get("CI"):
