@@ -116,6 +116,8 @@ def test_every_slider_can_be_looked_at_in_both_themes(lesson):
 
 
 def test_after_a_restart_a_cell_says_what_is_missing_and_run_all_above_brings_it(server, browser):
+    for context in browser.contexts:
+        context.close()  # a restart is seen best in a JupyterLab that was just loaded
     lesson = Lesson(browser, server, server.copy(NOTEBOOKS[0], sliders_and_their_needs))
     lesson.run_all()
     lesson.restart()
