@@ -290,6 +290,7 @@ def dask_cluster(folder):
         yield
 
 
+@pytest.mark.slow
 def test_a_killed_worker_of_a_dask_cluster_costs_nothing(tmp_path):
     started = tmp_path / "started"
     started.mkdir()
@@ -325,6 +326,7 @@ def test_a_killed_worker_of_a_dask_cluster_costs_nothing(tmp_path):
     assert len(by_victim) < 10  # others took over what it had not begun
 
 
+@pytest.mark.slow
 def test_a_point_that_kills_every_worker_is_given_up_and_the_others_are_kept(tmp_path):
     def function(x, seed):
         if x == 1:

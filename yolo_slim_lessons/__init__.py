@@ -3,11 +3,14 @@
 import importlib
 import os
 
+from yolo_slim_lessons import threads
+
 # Before anything imports Ultralytics, which reads these once: no connectivity probe, no installing of packages on its
 # own account, no banner. Without a connection it sends no usage data and asks for no update.
 os.environ["YOLO_OFFLINE"] = "true"
 os.environ["YOLO_AUTOINSTALL"] = "false"
 os.environ.setdefault("YOLO_VERBOSE", "false")
+threads.sleep_soon()
 
 # Where each public name lives: at most 45, which lessons and pipelines call; classes of results, formulas and parts
 # stay in their modules. A name is imported when it is first used, so that ``import yolo_slim_lessons`` is quick.

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from yolo_slim_lessons.models import copy_model, image_size_of, input_format
+from yolo_slim_lessons.threads import cores_are_busy
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def time_model(
         image_size: pixels a side; needed if ``model`` is not a classifier of this package.
         repeats: runs that count.
         warmup: runs before them.
-        threads: for PyTorch; ``None`` leaves them as they are. Other runtimes, such as ONNX Runtime, know nothing of
+        threads: for PyTorch; ``None`` leaves them as they are, but takes one where other programs keep the cores busy,
+            since several would wait for each other. Other runtimes, such as ONNX Runtime, know nothing of
             this number: their sessions are told when they are made.
 
     Raises:
@@ -128,7 +130,7 @@ def _time_in_turns(models, batch_size, image_size, repeats, warmup, threads) -> 
     inputs = [_as_read_by(model, images) for model in models]
     milliseconds = np.empty((len(models), repeats))
     threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads or threads_before)
+    torch.set_num_threads(threads or (1 if cores_are_busy() else threads_before))
     try:
         with torch.inference_mode():
             for turn in range(-warmup, repeats):

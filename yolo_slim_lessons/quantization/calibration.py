@@ -20,6 +20,7 @@ from torch import nn
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Graph, Node
 from yolo_slim_lessons.models import input_format
+from yolo_slim_lessons.threads import one_thread
 
 RANGES = ("mse", "minmax", "percentile", "kl")
 BINS = 4096
@@ -81,6 +82,11 @@ def choose_grid(
         raise ValueError("values is empty: expected at least one number")
     if not points.isfinite().all():
         raise ValueError("values: expected finite numbers, found NaN or infinity")
+    with one_thread(points.numel()):
+        return _chosen(values, points, counts, make_grid, ranges, percentile)
+
+
+def _chosen(values, points, counts, make_grid, ranges, percentile) -> object:
     if ranges == "percentile":
         return make_grid(*_quantiles(points, counts, percentile))
     low, high = points.amin(-1).clamp(max=0), points.amax(-1).clamp(min=0)
