@@ -21,10 +21,8 @@ from yolo_slim_lessons.models import copy_model
 from yolo_slim_lessons.quantization import QuantizedLayer
 from yolo_slim_lessons.quantization.calibration import image_batches
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
-from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations
+from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, images_at_once
 from yolo_slim_lessons.quantization.simulation import Simulation, graph_of
-
-BATCH = 128  # images at a time
 
 
 @torch.no_grad()
@@ -52,13 +50,14 @@ def correct_biases(quantized: nn.Module, model: nn.Module, calibration: Split | 
         >>> corrected = slim.correct_biases(rounded, model, data.train.take(64))
     """
     original = float_original(quantized, model)
-    first = next(image_batches(calibration, model=original))
+    first = next(image_batches(calibration, 1, original))
+    batch_size = images_at_once(tuple(first.shape[-2:]))
     means = _ChannelMeans(original)
-    for batch in image_batches(calibration, BATCH, original):
+    for batch in image_batches(calibration, batch_size, original):
         means.run(graph_of(original, first), batch)
     corrected = copy_model(quantized).eval()
-    images = StoredActivations.of(image_batches(calibration, BATCH, original), len(calibration), BATCH)
-    _Correction(corrected, means.of_all(), len(images)).run(graph_of(corrected, first), images)
+    images = StoredActivations.of(image_batches(calibration, batch_size, original), len(calibration), batch_size)
+    _Correction(corrected, means.of_all(), images).run(graph_of(corrected, first), images)
     return corrected
 
 
@@ -94,12 +93,12 @@ class _Correction(Simulation):
     Each quantized layer is corrected, in place, before the next one reads it.
     """
 
-    def __init__(self, model: nn.Module, means: dict[str, torch.Tensor], count: int):
+    def __init__(self, model: nn.Module, means: dict[str, torch.Tensor], images: StoredActivations):
         super().__init__(model)
-        self.means, self.count = means, count
+        self.means, self.count, self.batch_size = means, images.count, images.batch_size
 
     def visit(self, node: Node, *values: StoredActivations) -> StoredActivations:
-        made = StoredActivations(self.count, BATCH)
+        made = StoredActivations(self.count, self.batch_size)
         for batches in zip(*values, strict=True):
             made.append(super().visit(node, *batches))
         layer = self.modules.get(node.name)
@@ -110,4 +109,4 @@ class _Correction(Simulation):
         before = torch.zeros_like(shift) if layer.bias is None else layer.bias.clone()
         layer.set_integers(layer.integers, before + shift)
         change = (layer.bias - before).view(-1, *[1] * (made[:1].dim() - 2))
-        return StoredActivations.of((batch + change for batch in made), self.count, BATCH)
+        return StoredActivations.of((batch + change for batch in made), self.count, self.batch_size)

@@ -17,14 +17,13 @@ from yolo_slim_lessons.graph import Execution, Graph
 from yolo_slim_lessons.quantization import IntegerGrid, QuantizedLayer
 from yolo_slim_lessons.quantization.calibration import image_batches
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
-from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations
+from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, images_at_once
 from yolo_slim_lessons.quantization.few_bits.straight_through import finished, trainable
 from yolo_slim_lessons.quantization.simulation import Simulation, graph_of
 
 STRETCH = -0.1, 1.1  # a sigmoid never arrives at 0 or 1; stretched and clipped it does
 WARM_UP = 0.2  # share of the steps without pressure to decide
 SHARPNESS = 20.0, 2.0  # of that pressure at its beginning and at its end
-BATCH = 128  # images at a time, where nothing is learned
 
 
 def learn_rounding(
@@ -78,8 +77,9 @@ def learn_rounding(
             raise ValueError(f"{name}={value!r}: expected a number above 0")
     original = float_original(quantized, model)
     learner = trainable(quantized, original, SoftRounding).requires_grad_(False)
-    batches = image_batches(calibration, BATCH, original)
-    images = StoredActivations.of(batches, len(calibration), BATCH)
+    first = next(image_batches(calibration, 1, original))
+    at_once = images_at_once(tuple(first.shape[-2:]))
+    images = StoredActivations.of(image_batches(calibration, at_once, original), len(calibration), at_once)
     graph = graph_of(quantized, images[:1])
     blocks = list(graph.blocks())
     exact, rounded = _Blocks(Execution(original), graph, images), _Blocks(Simulation(learner), graph, images)
@@ -103,7 +103,8 @@ class _Blocks:
     """A network that is computed block by block, for all images, with what later blocks read kept on the way."""
 
     def __init__(self, walk: Execution, graph: Graph, images: StoredActivations):
-        self.walk, self.graph, self.kept, self.count = walk, graph, {0: images}, len(images)
+        self.walk, self.graph, self.kept = walk, graph, {0: images}
+        self.count, self.batch_size = images.count, images.batch_size
 
     def outputs(self, nodes: range) -> list[int]:
         """Positions of the nodes of a block that later ones read; of the last block, the logits."""
@@ -123,9 +124,9 @@ class _Blocks:
     @torch.no_grad()
     def compute(self, nodes: range) -> None:
         """Keep what a block puts out, and let go what nobody reads any more."""
-        made = {position: StoredActivations(self.count, BATCH) for position in self.outputs(nodes)}
-        for start in range(0, self.count, BATCH):
-            for position, batch in self.batch(nodes, slice(start, start + BATCH)).items():
+        made = {position: StoredActivations(self.count, self.batch_size) for position in self.outputs(nodes)}
+        for start in range(0, self.count, self.batch_size):
+            for position, batch in self.batch(nodes, slice(start, start + self.batch_size)).items():
                 made[position].append(batch)
         readers = self.graph.readers()
         self.kept = {

@@ -14,6 +14,12 @@ import numpy as np
 import torch
 
 IN_MEMORY = 64_000_000  # bytes of one result that stay in memory
+PIXELS_AT_ONCE = 128 * 64**2  # 128 small images, or fewer large ones
+
+
+def images_at_once(image_size: tuple[int, int]) -> int:
+    """How many images of that height and width pass through a network together, where nothing is learned."""
+    return max(1, min(128, PIXELS_AT_ONCE // (image_size[0] * image_size[1])))
 
 
 class StoredActivations:
