@@ -4,6 +4,8 @@ Weights are random, with BatchNorm measured on the images, so that every layer h
 network of each family runs with each ``make test``; all sizes are marked slow.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from ultralytics.nn.tasks import ClassificationModel
@@ -28,6 +30,7 @@ ALL = [
     for size in SIZES
 ]
 SIZE = 64
+YOLO11 = Path(__file__).with_name("files") / "yolo11n.pt"  # trained on Fashion-MNIST
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +189,28 @@ def test_what_is_not_understood_is_named_with_its_place(images):
         with pytest.raises(TypeError, match=r"model\.1\.m is a MaxPool2d, which is not understood"):
             change()
     assert slim.quantize_integer(model, 8).model[1].cv1.conv.integers.dtype == torch.int8  # weights need no graph
+
+
+# Trained weights
+
+
+def agreement(model, calibration, test, folder):
+    """Share of answers of the int8 file that are those of the quantized model, and of the float model."""
+    quantized = slim.correct_biases(slim.quantize_integer(model, 8, 8, calibration), model, calibration)
+    file = slim.export_onnx(quantized, folder / "int8.onnx")
+    assert file.stat().st_size < 0.29 * slim.export_onnx(model, folder / "fp32.onnx").stat().st_size
+    in_file = slim.run_onnx(slim.onnx_session(file, threads=1), test).argmax(1)
+    answers = [slim.predict(each, test, progress=False).argmax(1) for each in (quantized, model)]
+    return [(in_file == theirs).float().mean().item() for theirs in answers]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "weights"), [("yolov8n-cls", "nano"), ("yolo11n-cls", YOLO11), ("yolo26n-cls", YOLO11)]
+)
+def test_int8_files_of_trained_networks_answer_as_their_models_do(architecture, weights, data, tmp_path):
+    """The classifiers of YOLO26 are those of YOLO11, layer by layer, so one trained network stands for both."""
+    model = new_model(f"{architecture}.yaml", data.class_names, SIZE)
+    model.load_state_dict(slim.load_model(weights).state_dict())
+    with_integers, with_floats = agreement(model, data.train.take(256), data.test.take(1000), tmp_path)
+    assert with_integers >= 0.99
+    assert with_floats >= 0.985
