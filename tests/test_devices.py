@@ -8,6 +8,7 @@ from one_channel import one_channel_model
 from ultralytics import YOLO
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.distillation import cache_teacher
 from yolo_slim_lessons.files import WEIGHTS_DIR
 from yolo_slim_lessons.models import blank_images, copy_model, input_format, logits
@@ -26,7 +27,7 @@ def colourful(few):
     """The same images, one of which is not grey."""
     images = few.val.images.contiguous()
     images[7, 1] = 0
-    return slim.Split(images, few.val.labels)
+    return Split(images, few.val.labels)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.graph.nodes import Graph, Node
-from yolo_slim_lessons.models import blank_images, logits
+from yolo_slim_lessons.models import blank_images, image_size_of, logits
 
 LAYERS = {
     nn.Conv2d: "conv",
@@ -57,11 +57,11 @@ def trace(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> 
     Args:
         model: a classifier of Ultralytics, pruned or not, or any network made of the kinds of nodes above; it is left
             alone. Its layers may be replaced by others with the same shapes of input and output.
-        image_size: pixels a side, or height and width; ``None`` takes what the model was trained for.
+        image_size: pixels a side, or height and width; ``None`` takes what the model was trained for, and 64 if it
+            does not say so.
 
     Raises:
         TypeError: something in the network is not understood; it is named with its place.
-        ValueError: ``image_size`` is needed.
 
     Example:
         >>> import yolo_slim_lessons as slim
@@ -71,6 +71,8 @@ def trace(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> 
     """
     shadow = _without_content(model)
     recorder = _Recorder(shadow)
+    if image_size is None:
+        image_size = _size_of(model)
     height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
     image = blank_images(shadow, height)
     if height != width:
@@ -81,6 +83,13 @@ def trace(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> 
     with torch.no_grad(), recorder:
         scores = logits(forward, image)
     return Graph(tuple(recorder.nodes), recorder.position(scores, "the output"))
+
+
+def _size_of(model: nn.Module) -> int:
+    try:
+        return image_size_of(model)
+    except ValueError:
+        return 64
 
 
 def _without_content(model: nn.Module) -> nn.Module:
