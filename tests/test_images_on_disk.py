@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.data import unread
+from yolo_slim_lessons.data import Split, unread
 from yolo_slim_lessons.data.stored import MappedImages
 from yolo_slim_lessons.distillation import cache_teacher, with_unlabelled
 from yolo_slim_lessons.training import top1_accuracy
@@ -79,7 +79,7 @@ def test_every_split_is_the_same(both):
 def test_every_part_is_the_same(both, part):
     ours, theirs = (part(each.train) if callable(part) else part for each in both)
     ours, theirs = (
-        each if isinstance(each, slim.Split) else data.train[each]
+        each if isinstance(each, Split) else data.train[each]
         for each, data in zip((theirs, ours), (both[1], both[0]), strict=True)
     )
     assert ours.labels.equal(theirs.labels)

@@ -427,7 +427,7 @@ def test_a_checkpoint_of_other_images_or_labels_is_refused(start, few, tmp_path)
     fit(start, few, 1, checkpoint=tmp_path / "c")
     images = few.train.images.clone()
     images[5] += 1
-    for train in (slim.Split(images, few.train.labels), slim.Split(few.train.images, few.train.labels.flip(0))):
+    for train in (Split(images, few.train.labels), Split(few.train.images, few.train.labels.flip(0))):
         with pytest.raises(ValueError, match="belongs to a training with other training images or labels"):
             fit(start, replace(few, train=train), 1, checkpoint=tmp_path / "c")
 
