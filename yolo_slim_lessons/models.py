@@ -254,7 +254,8 @@ def layers_of_this_package(model: nn.Module) -> list[str]:
     return [
         name
         for name, layer in model.named_modules()
-        if any(
+        if name  # not the model as a whole
+        and any(
             type(part).__module__.partition(".")[0] == package
             for part in (layer, *layer._forward_pre_hooks.values(), *layer._forward_hooks.values())
         )
