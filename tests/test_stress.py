@@ -111,7 +111,9 @@ def ctrl_c_at_batch(monkeypatch):
         floats = training.as_floats
         monkeypatch.setattr(training, "as_floats", as_floats)
 
-    return press
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore it
+    yield press
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize(("batch", "repeated"), [(2, [1, 2]), (5, [2])])
