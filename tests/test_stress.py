@@ -167,18 +167,19 @@ def test_ctrl_c_in_a_sweep_over_two_processes_keeps_what_is_finished(tmp_path):
         encoding="utf-8",
     ) as running:
         deadline = time.monotonic() + 120
-        while len(list(points.glob("*.json"))) < 4 and time.monotonic() < deadline:  # sweep.json and three points
+        while len(list(points.rglob("output.pkl"))) < 3 and time.monotonic() < deadline:
             time.sleep(0.05)
         os.killpg(running.pid, signal.SIGINT)
         assert "KeyboardInterrupt" in running.communicate(timeout=60)[1]
-    finished = len(list(points.glob("*.json"))) - 1
+    finished = len(list(points.rglob("output.pkl")))
     assert 3 <= finished < 8
     command = [sys.executable, "try.py", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120)
     assert json.loads(done.stdout) == [number**2 for number in range(8)], done.stderr
     computed = (tmp_path / "computed.txt").read_text(encoding="utf-8").split()
     assert 8 <= len(computed) <= 8 + 2  # at most the two that ran when it was stopped ran again
-    assert not list(points.glob(".*")), "half files are left"
+    assert len(list(points.rglob("output.pkl"))) == 8
+    assert not list(points.glob("attempts-*")), "half files are left"
 
 
 # other homes, languages, clocks and machines

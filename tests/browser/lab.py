@@ -136,9 +136,9 @@ def _load_jupyterlab(browser: Browser, server: Server) -> Page:
 class Lesson:
     """A notebook as the only one in its JupyterLab, its kernel, and what the browser complained of (``complaints``)."""
 
-    def __init__(self, browser: Browser, server: Server, path: str):
+    def __init__(self, browser: Browser, server: Server, path: str, *, own_page: bool = False):
         # To load JupyterLab takes seconds: the page of a lesson that was closed in peace serves the next one, too.
-        open_pages = [page for context in browser.contexts for page in context.pages]
+        open_pages = [page for context in browser.contexts for page in context.pages if not own_page]
         self.page: Page = open_pages[0] if open_pages else _load_jupyterlab(browser, server)
         self.complaints: list[str] = []
         self.page.on("pageerror", self._note_error)

@@ -116,9 +116,8 @@ def test_every_slider_can_be_looked_at_in_both_themes(lesson):
 
 
 def test_after_a_restart_a_cell_says_what_is_missing_and_run_all_above_brings_it(server, browser):
-    for context in browser.contexts:
-        context.close()  # a restart is seen best in a JupyterLab that was just loaded
-    lesson = Lesson(browser, server, server.copy(NOTEBOOKS[0], sliders_and_their_needs))
+    # A page of its own, for another lesson may still be open in the shared one.
+    lesson = Lesson(browser, server, server.copy(NOTEBOOKS[0], sliders_and_their_needs), own_page=True)
     lesson.run_all()
     lesson.restart()
     lesson.page.wait_for_function("() => lesson.ready()")
@@ -129,4 +128,4 @@ def test_after_a_restart_a_cell_says_what_is_missing_and_run_all_above_brings_it
     lesson.page.wait_for_function("""() => lesson.ask("'draw' in globals()")""")  # made by the last cell above
     lesson.run_cell(-1)
     lesson.page.wait_for_function("() => lesson.boxes().length && lesson.status(0) && !lesson.errors().length")
-    lesson.close()
+    lesson.page.context.close()
