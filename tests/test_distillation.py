@@ -495,7 +495,7 @@ def test_classes_must_agree(student, teacher, few):
     with pytest.raises(ValueError, match="teacher and student know the same classes in another order"):
         distill(student, reordered, few)
     other_data = replace(few, class_names=few.class_names[:9])
-    with pytest.raises(ValueError, match="model has 10 classes, data has 9"):
+    with pytest.raises(ValueError, match="data has 9 classes, model has 10"):
         distill(student, teacher, other_data)
 
 

@@ -45,6 +45,7 @@ ROOMS = (
     "arguments",
     "data",
     "models",
+    "agreement",
     "graph",
     "training",
     "measurement",

@@ -10,7 +10,7 @@ from ultralytics import YOLO
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons import training
-from yolo_slim_lessons.data import ImageData, Split, as_floats
+from yolo_slim_lessons.data import FASHION_MNIST_CLASSES, ImageData, Split, as_floats
 from yolo_slim_lessons.models import copy_model, logits, weight_layers
 from yolo_slim_lessons.training import augmented, label_loss, top1_accuracy
 
@@ -235,7 +235,7 @@ def plain():
     labels = torch.arange(96) % 10
     images = (20 * labels).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
     split = Split(images, labels)
-    return ImageData(split, split[:20], None, tuple("abcdefghij"), 64)
+    return ImageData(split, split[:20], None, FASHION_MNIST_CLASSES, 64)
 
 
 def blended(start, data, **settings):
@@ -493,5 +493,5 @@ def test_a_half_model_is_refused_with_the_way_out(start, few, dtype):
 
 def test_model_and_data_must_agree_on_the_classes(few):
     model = slim.new_model("yolov8n-cls.yaml", ("ant", "bee"))
-    with pytest.raises(ValueError, match="model has 2 classes, data has 10"):
+    with pytest.raises(ValueError, match="data has 10 classes, model has 2"):
         training.fit(model, few, 1)

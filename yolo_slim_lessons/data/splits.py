@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import numbers
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,10 +29,13 @@ class Split:
         images: uint8, N×3×H×W, RGB (grey images repeat their one channel without copying it): a tensor in memory, or
             ``MappedImages`` on disk, of which an index reads what it asks for.
         labels: int64 tensor, N; -1 where there is none, which ``distill`` understands.
+        class_names: one name per label, by which labels and a model's classes are joined (``agreement``); ``None`` if
+            the labels are the model's own.
     """
 
     images: Images
     labels: torch.Tensor
+    class_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,7 +48,7 @@ class Split:
         """
         if isinstance(indices, numbers.Integral):
             raise TypeError(f"indices={indices}: expected a slice, a mask or an index tensor, such as [{indices}:]")
-        return Split(select(self.images, indices), self.labels[indices])
+        return Split(select(self.images, indices), self.labels[indices], self.class_names)
 
     def take(self, n: int) -> Split:
         """The same ``n`` images at every call, each class in proportion; ``take(100)`` is part of ``take(200)``.
@@ -100,9 +103,13 @@ class Split:
             images = formatted(read(self.images, where), device, dtype, channels)
             yield images, self.labels[where].to(images.device)
 
+    def relabelled(self, labels: torch.Tensor, class_names: tuple[str, ...] | None) -> Split:
+        """The same images with other labels, int64 N."""
+        return Split(self.images, labels, class_names)
+
     def joined(self, other: Split) -> Split:
-        """The images of this split, then those of the other, which have the same height and width."""
-        return Split(join(self.images, other.images), torch.cat([self.labels, other.labels]))
+        """The images of this split, then those of the other, which has the same classes, height and width."""
+        return Split(join(self.images, other.images), torch.cat([self.labels, other.labels]), self.class_names)
 
     def fingerprint(self) -> str:
         """The same 16 characters for the same images and labels; images on disk are known by their files."""
@@ -115,7 +122,7 @@ class ImageData:
     """A data set in three parts: learn from ``train``, choose on ``val``, report on ``test``.
 
     Attributes:
-        train, val, test: three ``Split`` that share no image.
+        train, val, test: three ``Split`` that share no image; they are told the names of the classes.
         class_names: one name per label, in the order of the labels.
         image_size: height and width in pixels.
     """
@@ -125,6 +132,12 @@ class ImageData:
     test: Split
     class_names: tuple[str, ...]
     image_size: int
+
+    def __post_init__(self):
+        for name in ("train", "val", "test"):
+            split = getattr(self, name)
+            if isinstance(split, Split) and split.class_names is None:
+                object.__setattr__(self, name, replace(split, class_names=tuple(self.class_names)))
 
     def take(self, train: int, val: int | None = None) -> ImageData:
         """The same data with fewer images: a stratified part of ``train`` and, if asked, of ``val``."""

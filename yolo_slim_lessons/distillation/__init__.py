@@ -233,7 +233,7 @@ def _check_labels(data: ImageData, class_count: int, alpha: float, method: str, 
                 f"{blends} blends labels, but some images have none: expected {_without(blends)} or alpha=1"
             )
         # Any labels do: they are blended, and nobody looks at the result.
-        return replace(data, train=Split(data.train.images, torch.zeros_like(labels)))
+        return replace(data, train=data.train.relabelled(torch.zeros_like(labels), data.train.class_names))
     return data
 
 

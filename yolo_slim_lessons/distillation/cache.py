@@ -114,6 +114,10 @@ class CachedSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def images(self) -> Images:
+        return self.cache.images
+
     def batches(
         self,
         batch_size: int = 256,

@@ -55,4 +55,4 @@ def hide_labels(data: ImageData, keep: int) -> ImageData:
     if keep:
         kept = data.train.places_of(keep)
         labels[kept] = data.train.labels[kept]
-    return replace(data, train=Split(data.train.images, labels))
+    return replace(data, train=data.train.relabelled(labels, data.train.class_names))

@@ -7,6 +7,7 @@ services; for those, Ultralytics' own trainer does the work (``ultralytics_train
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.agreement import check_image_size, join_data
 from yolo_slim_lessons.data import ImageData, Split, as_floats
 from yolo_slim_lessons.data.splits import batch_places
 from yolo_slim_lessons.files import fingerprint
@@ -63,8 +65,10 @@ def fit(
     (Izmailov et al., 2018).
 
     Args:
-        model: what to start from, in float32, on the device where to train; it is left alone.
-        data: its ``train`` is learned, its ``val`` is looked at after every epoch; ``test`` is not touched.
+        model: what to start from, in float32, on the device where to train; it is left alone. What is returned says
+            that it was trained for the image size of ``data``.
+        data: its ``train`` is learned, its ``val`` is looked at after every epoch; ``test`` is not touched. Its classes
+            are those of ``model``, in any order.
         epochs: how often each training image is seen.
         learning_rate: the highest of the cycle; with ``average``, of all steps but the first ones.
         batch_size: images per step.
@@ -88,11 +92,14 @@ def fit(
         progress: show a progress bar.
 
     Raises:
-        ValueError: a number is out of range, ``model`` has another number of classes than ``data`` or is not in
-            float32, or ``checkpoint`` is damaged, of an older version or of another training.
+        ValueError: a number is out of range, ``model`` has other classes than ``data`` or is not in float32,
+            ``checkpoint`` is damaged, of an older version or of another training, or the loss is no longer a finite
+            number (with the epoch; the checkpoint of the epoch before stays).
     """
     _check_numbers(epochs, batch_size, learning_rate, weight_decay, mixup, cutmix, average)
+    data = join_data(model, data)
     _check_model_and_data(model, data, loss)
+    check_image_size(model, data.train.images.shape[-2:], "data")
     settings = {
         "epochs": epochs,
         "learning_rate": learning_rate,
@@ -112,6 +119,7 @@ def fit(
         settings |= {"start": fingerprint(model), "train": data.train.fingerprint()}
     steps = sum(1 for _ in batch_places(len(data.train), batch_size, merge_single=True))
     state = TrainingState(model, settings, steps)
+    state.note_image_size(data.image_size)
     validation_batch = max(1, min(VALIDATED_AT_ONCE, VALIDATED_PIXELS // data.image_size**2))
     blend = blending(mixup, cutmix, len(data.class_names))
 
@@ -121,6 +129,11 @@ def fit(
         bar.update(first_epoch * steps)
         for epoch in range(first_epoch, epochs):
             mean_loss = _train_epoch(state, data.train, loss, blend, bar)
+            if not math.isfinite(mean_loss):
+                raise ValueError(
+                    f"the loss became {mean_loss} in epoch {epoch + 1} of {epochs} at learning_rate={learning_rate!r}: "
+                    "the steps were too large, so try a tenth of it"
+                )
             top1 = top1_accuracy(state.result.eval(), data.val, validation_batch)
             bar.set_postfix(epoch=epoch + 1, loss=f"{mean_loss:.3f}", val=f"{top1:.1%}")
             if checkpoint:
@@ -146,6 +159,8 @@ def _train_epoch(state: TrainingState, train: Split, loss: Loss, blend: Callable
         batch_loss = loss(scores.float(), labels, images)
         state.step(batch_loss)
         total_loss += batch_loss.item() * len(images)
+        if not math.isfinite(total_loss):
+            break
         bar.update()
     return total_loss / len(train)
 
@@ -164,8 +179,6 @@ def _check_numbers(epochs, batch_size, learning_rate, weight_decay, mixup, cutmi
 
 
 def _check_model_and_data(model: ClassificationModel, data: ImageData, loss: Loss) -> None:
-    if len(model.names) != len(data.class_names):
-        raise ValueError(f"model has {len(model.names)} classes, data has {len(data.class_names)}: they must agree")
     dtype = input_format(model)["dtype"]
     if dtype != torch.float32:
         raise ValueError(

@@ -54,6 +54,11 @@ class TrainingState:
         """What is validated and returned."""
         return self.averaged.module if self.averaged else self.model
 
+    def note_image_size(self, image_size: int) -> None:
+        """Let the model say that ``image_size``, in pixels a side, is what it was trained for."""
+        for model in (self.model, self.result):
+            model.args = {**getattr(model, "args", {}), "imgsz": image_size}
+
     def step(self, loss: torch.Tensor) -> None:
         """Move the weights a little towards a smaller ``loss``."""
         self.optimizer.zero_grad()

@@ -54,6 +54,13 @@ class SealedSplit(Split):
         return self._split.labels
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        return self._split.class_names
+
+    def relabelled(self, labels: torch.Tensor, class_names: tuple[str, ...] | None) -> SealedSplit:
+        return SealedSplit(self._split.relabelled(labels, class_names), self.seal)
+
+    @property
     def looks(self) -> int:
         return self.seal.looks
 
