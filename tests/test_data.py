@@ -426,3 +426,38 @@ def test_too_few_images_to_split_say_so(tmp_path):
     write_classes(tmp_path / "train", {"a": 1, "b": 5})
     with pytest.raises(ValueError, match="too few images to split val/ off it.*add images, or a val/ folder"):
         slim.load_images(tmp_path, image_size=32)
+
+
+# what a split is made of
+
+FEW = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "said"),
+    [
+        (FEW.numpy(), TypeError, r"images is a ndarray: expected a tensor, such as torch.from_numpy\(array\)"),
+        (list(FEW), TypeError, "images is a list: expected a uint8 tensor N×3×H×W"),
+        (FEW / 255, TypeError, r"images has numbers of torch.float32: .*\(255 \* images\).round\(\)"),
+        (FEW[0], ValueError, r"images has shape \(3, 32, 32\): .*images\[None\] is a batch of one image"),
+        (FEW.permute(0, 2, 3, 1), ValueError, r"channels last: .*use images.permute\(0, 3, 1, 2\)"),
+        (FEW[:, :2], ValueError, r"images has shape \(4, 2, 32, 32\): expected N×3×H×W"),
+    ],
+)
+def test_a_split_takes_batches_of_bytes_only(images, error, said):
+    with pytest.raises(error, match=said):
+        Split(images, torch.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "said"),
+    [
+        ([0, 1, 0, 1], TypeError, r"labels=\[0, 1, 0, 1\]: expected an int64 tensor"),
+        (torch.zeros(4), TypeError, "expected an int64 tensor"),
+        (torch.zeros(4, 1, dtype=torch.int64), TypeError, "expected an int64 tensor"),
+        (torch.arange(3), ValueError, "labels has 3 numbers for 4 images"),
+    ],
+)
+def test_a_split_takes_one_label_an_image(labels, error, said):
+    with pytest.raises(error, match=said):
+        Split(FEW, labels)

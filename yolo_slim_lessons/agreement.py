@@ -97,8 +97,9 @@ def class_places(names: Sequence[str], known: Sequence[str], name: str = "data")
         "model": [one for one in known if _plain(one) not in map(_plain, names)],
     }
     differences = "; ".join(f"only {which} has {_some(some)}" for which, some in only.items() if some)
+    differences = differences or "a name stands there twice"
     raise ValueError(
-        f"{name} has {len(names)} classes, model has {len(known)}: they must agree ({differences or 'a name is twice'}). "
+        f"{name} has {len(names)} classes, model has {len(known)}: they must agree ({differences}). "
         "If these are other names of the same classes, set model.names, a mapping from label to name, to those of the "
         "images; for other classes, give the model a new head with slim.new_head and train it"
     )

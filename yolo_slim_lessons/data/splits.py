@@ -37,6 +37,13 @@ class Split:
     labels: torch.Tensor
     class_names: tuple[str, ...] | None = None
 
+    def __post_init__(self):
+        check_pixels(self.images)
+        if not isinstance(self.labels, torch.Tensor) or self.labels.dtype != torch.int64 or self.labels.dim() != 1:
+            raise TypeError(f"labels={self.labels!r:.80}: expected an int64 tensor, such as torch.tensor([0, 1])")
+        if len(self.labels) != len(self.images):
+            raise ValueError(f"labels has {len(self.labels)} numbers for {len(self.images)} images: expected one each")
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -147,6 +154,30 @@ class ImageData:
     def __repr__(self) -> str:
         parts = ", ".join(f"{name} {len(getattr(self, name)):,}" for name in ("train", "val", "test"))
         return f"ImageData({parts} images; {len(self.class_names)} classes; {self.image_size} px)"
+
+
+def check_pixels(images: object, name: str = "images") -> None:
+    """Raise unless ``images``, the value of argument ``name``, are uint8 N×C×H×W of 3 channels, or of 1.
+
+    Raises:
+        TypeError: no tensor, or not of bytes.
+        ValueError: another shape.
+    """
+    if not isinstance(images, Images):
+        way = ": expected a tensor, such as torch.from_numpy(array)" if isinstance(images, np.ndarray) else ""
+        raise TypeError(f"{name} is a {type(images).__name__}{way or ': expected a uint8 tensor N×3×H×W'}")
+    shape = tuple(images.shape)
+    if images.dtype != torch.uint8:
+        raise TypeError(
+            f"{name} has numbers of {images.dtype}: expected bytes 0…255, which (255 * {name}).round().to(torch.uint8) "
+            "makes of floats 0…1"
+        )
+    if len(shape) == 3:
+        raise ValueError(f"{name} has shape {shape}: expected N×3×H×W; {name}[None] is a batch of one image")
+    if len(shape) == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):
+        raise ValueError(f"{name} has shape {shape}, channels last: expected N×3×H×W; use {name}.permute(0, 3, 1, 2)")
+    if len(shape) != 4 or shape[1] not in (1, 3):
+        raise ValueError(f"{name} has shape {shape}: expected N×3×H×W")
 
 
 def batch_places(
