@@ -140,7 +140,7 @@ def test_ctrl_c_in_a_training_loses_at_most_the_epoch_it_meets(
 
 
 SWEEP = """
-import json, sys, time
+import json, signal, sys, time
 import yolo_slim_lessons as slim
 
 def point(number, seed):
@@ -150,6 +150,7 @@ def point(number, seed):
     return number**2
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's jobs in the background ignore it
     records = slim.sweep(point, {"number": range(8)}, "points", n_jobs=int(sys.argv[1]), progress=False)
     print(json.dumps([record["result"] for record in records]))
 """

@@ -105,13 +105,14 @@ def class_places(names: Sequence[str], known: Sequence[str], name: str = "data")
     )
 
 
-def check_image_size(model: nn.Module, size: Sequence[int], name: str = "split") -> None:
+def check_image_size(model: nn.Module, size: Sequence[int], name: str = "split", then: str | None = None) -> None:
     """Say so by an ``ImageSizeWarning`` if images are of another size than the model was trained for.
 
     Args:
         model: one that does not say its image size fits all.
         size: height and width in pixels.
         name: of the argument, for messages.
+        then: what follows from it, for the message.
 
     Raises:
         ValueError: height and width differ.
@@ -122,9 +123,10 @@ def check_image_size(model: nn.Module, size: Sequence[int], name: str = "split")
     except ValueError:
         return
     if size[-1] != trained:
+        share = (size[-1] / trained) ** 2
+        then = then or f"expect another accuracy, and {share:.2g} times the products and time"
         warnings.warn(
-            f"model was trained for images of {trained} px, and {name} has {size[-1]} px: expect another accuracy, and "
-            f"{(size[-1] / trained) ** 2:.2g} times the products and time",
+            f"model was trained for images of {trained} px, and {name} has {size[-1]} px: {then}",
             ImageSizeWarning,
             stacklevel=3,
         )
