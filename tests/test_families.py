@@ -1,7 +1,8 @@
 """Every operation on all three families in all sizes, as they are built, pruned, and with another activation function.
 
 Weights are random, with BatchNorm measured on the images, so that every layer has something to say. The smallest
-network of each family runs with each ``make test``; all sizes are marked slow.
+networks of YOLOv8 and YOLO11 run with each ``make test``; larger ones are marked slow, and so are those of YOLO26, whose
+classifiers are YOLO11's layer by layer.
 """
 
 from pathlib import Path
@@ -25,7 +26,7 @@ from yolo_slim_lessons.quantization.floats import quantize_float
 FAMILIES = ("yolov8", "yolo11", "yolo26")
 SIZES = ("n", "s", "m", "l", "x")
 ALL = [
-    pytest.param(f"{family}{size}-cls", marks=[] if size == "n" else pytest.mark.slow)
+    pytest.param(f"{family}{size}-cls", marks=[] if size == "n" and family != "yolo26" else pytest.mark.slow)
     for family in FAMILIES
     for size in SIZES
 ]
@@ -74,6 +75,13 @@ def in_onnx(model, images, path, **options):
 def equal_models(first, second):
     mine, theirs = first.state_dict(), second.state_dict()
     return mine.keys() == theirs.keys() and all(tensor.equal(theirs[name]) for name, tensor in mine.items())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_classifiers_of_yolo26_are_those_of_yolo11(size):
+    yolo11, yolo26 = (new_model(f"{family}{size}-cls.yaml", ("a", "b"), SIZE) for family in ("yolo11", "yolo26"))
+    assert repr(yolo11.model) == repr(yolo26.model)
+    assert equal_models(yolo11, yolo26)  # drawn by the same seed
 
 
 def test_integers_equal_the_simulation_on_every_layer(w8a8, images):
@@ -209,10 +217,11 @@ def agreement(model, calibration, test, folder):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "weights"), [("yolov8n-cls", "nano"), ("yolo11n-cls", YOLO11), ("yolo26n-cls", YOLO11)]
+    ("architecture", "weights"),
+    [("yolov8n-cls", "nano"), ("yolo11n-cls", YOLO11), pytest.param("yolo26n-cls", YOLO11, marks=pytest.mark.slow)],
 )
 def test_int8_files_of_trained_networks_answer_as_their_models_do(architecture, weights, data, tmp_path):
-    """The classifiers of YOLO26 are those of YOLO11, layer by layer, so one trained network stands for both."""
+    """One trained network stands for YOLO11 and YOLO26, whose classifiers are the same."""
     model = new_model(f"{architecture}.yaml", data.class_names, SIZE)
     model.load_state_dict(slim.load_model(weights).state_dict())
     with_integers, with_floats = agreement(model, data.train.take(256), data.test.take(1000), tmp_path)

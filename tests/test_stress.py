@@ -268,11 +268,13 @@ def at_home(tmp_path_factory):
     return results
 
 
+@pytest.mark.slow
 def test_two_lessons_at_once_in_one_home_agree(at_home):
     assert set(at_home["digests"]) == {".pt", ".slim", ".onnx"}
     assert at_home["pictures"] == 20
 
 
+@pytest.mark.slow
 def test_a_home_with_spaces_and_letters_of_many_languages(at_home, tmp_path):
     assert Learner(tmp_path / "Jürgens Zuhause 家 дом").results() == at_home
 
@@ -286,11 +288,13 @@ def compiled_locale(name, charmap, folder):
     return {"LC_ALL": f"{name}.{charmap}", "LOCPATH": str(folder)}
 
 
+@pytest.mark.slow
 def test_a_german_computer_on_the_clock_of_nepal(at_home, tmp_path):
     environment = compiled_locale("de_DE", "UTF-8", tmp_path) | {"TZ": "Asia/Kathmandu"}
     assert Learner(tmp_path / "Heim", environment).results() == at_home
 
 
+@pytest.mark.slow
 def test_a_chinese_computer_whose_files_are_not_utf_8_and_eight_threads(at_home, tmp_path):
     environment = compiled_locale("zh_CN", "GB18030", tmp_path) | {"OMP_NUM_THREADS": "8"}
     environment["OMP_WAIT_POLICY"] = (
@@ -304,6 +308,7 @@ def test_a_chinese_computer_whose_files_are_not_utf_8_and_eight_threads(at_home,
         assert torch.tensor(results["answers"][name]).allclose(torch.tensor(rows), atol=0.02), name
 
 
+@pytest.mark.slow
 def test_a_course_folder_that_nobody_may_write_to(at_home, tmp_path):
     course = tmp_path / "course"
     shutil.copytree(ROOT / "yolo_slim_lessons", course / "yolo_slim_lessons")

@@ -324,6 +324,7 @@ BaseTrainer.final_eval = lambda self: None  # asks for the current CUDA device
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="not tried on Windows")
+@pytest.mark.slow
 def test_two_processes_train_one_model(handed_over, pruned, tmp_path):
     script = tmp_path / "two_processes.py"
     script.write_text(GLOO + handed_over.read_text(encoding="utf-8"), encoding="utf-8")

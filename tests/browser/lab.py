@@ -317,7 +317,6 @@ class Control:
             lambda: self.press("Home"),
             lambda: self.press("ArrowRight"),
             lambda: self.drag(0.7),
-            lambda: self.press("ArrowLeft"),
             lambda: self.press("End"),
         ]
 
