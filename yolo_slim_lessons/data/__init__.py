@@ -62,8 +62,8 @@ def load_images(
             is resized to it and the centre cut out, as Ultralytics does.
         seed: of the split; the same seed gives the same images.
         broken: what is done with pictures that cannot be read: ``"refuse"`` names all of them, with the cause of each,
-            when all others have been read; ``"skip"`` leaves them out and warns. A whole JPEG that merely lacks its
-            end marker is read as Ultralytics repairs it, with a word. No file is changed.
+            when all others have been read; ``"skip"`` leaves them out and warns. A JPEG whose last bytes are missing or
+            followed by others is read as Ultralytics repairs it, if it does, with a word. No file is changed.
         memory_limit: bytes that all images together may take in memory; ``None`` is a quarter of what this machine
             has, 0 puts images on the disk in any case, and ``math.inf`` in none.
         cache_folder: where files with images are kept; ``None`` is the place that the system has for such files.

@@ -87,8 +87,8 @@ def say_what_was_done(findings: Sequence[Finding]) -> None:
     repaired = [finding for finding in findings if finding.kind == "repaired"]
     if repaired:
         print(
-            f"Repaired in memory, as Ultralytics does it on the disk: {len(repaired):,} JPEG that are whole but do not end "
-            f"with their end marker ({named(finding.path for finding in repaired)})."
+            f"Repaired in memory, as Ultralytics does it on the disk: {len(repaired):,} JPEG without the marker of "
+            f"their end ({named(finding.path for finding in repaired)})."
         )
     only_here = Counter(finding.cause for finding in findings if finding.kind == "only here")
     if only_here:

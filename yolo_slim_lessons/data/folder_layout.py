@@ -46,7 +46,7 @@ def find_splits(folder: Path) -> dict[str, Path]:
     others = [entry for entry in entries if not _split_of(entry)]
     if "train" in splits:
         _warn_of_others(folder, others)
-        return splits
+        return {split: splits[split] for split in SPLIT_NAMES if split in splits}
     classes = [entry for entry in others if entry.is_dir()]
     if splits or not classes or any(_holds_train(entry) or not _holds_pictures(entry) for entry in classes):
         raise FileNotFoundError(
