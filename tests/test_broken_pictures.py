@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_folders import counts, noise, write_noise
-from PIL import Image
+from PIL import Image, features
 from ultralytics.data.utils import check_image
 
 import yolo_slim_lessons as slim
@@ -29,7 +29,7 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(range(200))
 
 # name, contents, what is said of it
 FAULTS = [
-    ("pointer.jpg", LFS, "a Git LFS pointer, not the picture itself; fetch the pictures with 'git lfs pull'"),
+    ("pointer.jpg", LFS, "a Git LFS pointer in place of the picture; fetch the pictures with 'git lfs pull'"),
     ("annex.jpg", b"/annex/objects/SHA256E-s1--2.jpg\n", "a git-annex pointer.*git annex get"),
     ("page.jpg", b"\n<!DOCTYPE html><html><body>404 Not Found", "an HTML page.*download the picture again"),
     ("denied.png", b'<?xml version="1.0"?><Error>AccessDenied</Error>', "an XML file.*download the picture again"),
@@ -46,7 +46,7 @@ FAULTS = [
     ("half.bmp", encoded("BMP")[:2000], "cut short.*copy or download it again"),
     ("half.webp", encoded("WEBP")[:300], "cut short.*copy or download it again"),
     ("wrong.png", PNG[:60] + bytes(100) + PNG[160:], "a damaged PNG.*copy or download it again"),
-    ("empty.jpg", b"", "empty, 0 bytes; copy or download it again"),
+    ("empty.jpg", b"", "empty; copy or download it again"),
     ("zeros.jpg", bytes(3000), r"nothing but zeros.*\(3,000 bytes\); copy or download it again"),
     ("text.png", "élève, 17 Bilder".encode() * 60, "a text file .*'élève, 17 Bilder.*; put the picture in its place"),
     ("labels.png", b'{"label": 3}', "a JSON file .*; put the picture in its place"),
@@ -113,6 +113,17 @@ def test_heic_is_read_once_a_reader_is_installed(tmp_path, monkeypatch):
     module.register_heif_opener, module.__spec__ = register, types.SimpleNamespace()
     monkeypatch.setitem(sys.modules, "pi_heif", module)
     assert read_picture(tmp_path / "phone.jpg", 32)[:, 0, 0].tolist() == [200, 30, 10]
+    (tmp_path / "phone.jpg").write_bytes(HEIC.replace(b"heic", b"heix"))  # which this reader does not know
+    with pytest.raises(ValueError, match="a damaged HEIC; copy or download it again"):
+        read_picture(tmp_path / "phone.jpg", 32)
+
+
+@pytest.mark.parametrize(("can_read", "said"), [(True, "a damaged AVIF; copy"), (False, "too new .*install --upgrade")])
+def test_avif_is_damaged_or_too_new(tmp_path, monkeypatch, can_read, said):
+    (tmp_path / "photo.jpg").write_bytes(HEIC.replace(b"heic", b"avif"))
+    monkeypatch.setattr(features, "check", lambda feature: can_read)
+    with pytest.raises(ValueError, match=said):
+        read_picture(tmp_path / "photo.jpg", 32)
 
 
 # all at once
@@ -141,7 +152,7 @@ def test_of_many_some_are_listed_and_all_are_counted(folder):
     lines = str(error.value).splitlines()
     assert len(lines) == 13
     assert lines[10].startswith("  train/ant/09.png: a Git LFS pointer")
-    assert lines[11] == "  and 20 more: 19 a Git LFS pointer, not the picture itself, 1 empty, 0 bytes"
+    assert lines[11] == "  and 20 more: 19 × a Git LFS pointer in place of the picture; 1 × empty"
 
 
 @pytest.mark.parametrize("broken", ["ignore", None, True])

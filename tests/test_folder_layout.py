@@ -252,6 +252,6 @@ def test_the_same_pictures_are_read_as_by_ultralytics(folder, name, capsys):
         model = slim.new_model("yolov8n-cls.yaml", ours.class_names, 32)
         seen = []
         yolo = YOLO(slim.save_model(model, folder.parent / "model.pt"))
-        yolo.add_callback("on_val_end", lambda validator: seen.append(validator.seen))
+        yolo.add_callback("on_val_end", lambda validator: seen.append(sum(map(len, validator.targets))))
         yolo.val(data=str(folder), imgsz=32, workers=0, plots=False, verbose=False, project=str(folder.parent / "runs"))
         assert seen == [len(ours.val) - len(only_here)]

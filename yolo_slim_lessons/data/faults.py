@@ -6,12 +6,13 @@ Leaves out: whether it is readable, which only reading it shows (``pictures.py``
 from __future__ import annotations
 
 import codecs
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 HEAD = 512  # bytes that are enough to know any kind
 HEIF_PACKAGE, HEIF_READER = "pi-heif", "pi_heif"  # the one that Ultralytics uses, too
@@ -41,8 +42,8 @@ STARTS = {
 COPY_AGAIN = "copy or download it again"
 DAMAGED_KINDS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "JPEG 2000", "WebP", "AVIF", "HEIC")
 OTHER_KINDS = {
-    "Git LFS": ("a Git LFS pointer, not the picture itself", "fetch the pictures with 'git lfs pull'"),
-    "git-annex": ("a git-annex pointer, not the picture itself", "fetch the pictures with 'git annex get .'"),
+    "Git LFS": ("a Git LFS pointer in place of the picture", "fetch the pictures with 'git lfs pull'"),
+    "git-annex": ("a git-annex pointer in place of the picture", "fetch the pictures with 'git annex get .'"),
     "HTML": ("an HTML page, such as a server sends in place of a picture", "download the picture again"),
     "SVG": ("an SVG drawing, which has no pixels", "export it as PNG"),
     "XML": ("an XML file, such as a server's answer", "download the picture again"),
@@ -98,7 +99,7 @@ def fault_of(path: Path, file: BinaryIO, error: Exception) -> Fault:
         )
     size = file.seek(0, os.SEEK_END)
     if size == 0:
-        return Fault("empty, 0 bytes", COPY_AGAIN)
+        return Fault("empty", COPY_AGAIN)
     file.seek(0)
     head = file.read(HEAD)
     file.seek(-min(size, 12), os.SEEK_END)
@@ -133,11 +134,11 @@ def _fault_of_bytes(head: bytes, tail: bytes, size: int, ending: str, error: Exc
     if kind in OTHER_KINDS:
         return Fault(*OTHER_KINDS[kind])
     unknown = isinstance(error, UnidentifiedImageError | ImportError)  # an ImportError by Ultralytics' Image.open
-    if unknown and kind == "HEIC":
+    if kind == "HEIC" and importlib.util.find_spec(HEIF_READER) is None:
         return Fault(
             "a HEIC picture, for which no reader is installed", f"pip install {HEIF_PACKAGE}", f"named {ending}"
         )
-    if unknown and kind == "AVIF":
+    if kind == "AVIF" and not features.check("avif"):
         return Fault("an AVIF picture, too new for this Pillow", "pip install --upgrade pillow", f"named {ending}")
     if not any(head):
         return Fault("nothing but zeros, as after a copy that was broken off", COPY_AGAIN, f"{size:,} bytes")

@@ -66,7 +66,8 @@ def _unreadable(findings: Sequence[Finding], source: str, count: int) -> str:
     lines += [f"  {finding.path}: {finding.text}" for finding in findings[:LISTED]]
     if findings[LISTED:]:
         causes = Counter(finding.cause for finding in findings[LISTED:])
-        lines.append(f"  and {len(findings) - LISTED:,} more: {counted(causes)}")
+        each = "; ".join(f"{number:,} × {cause}" for cause, number in causes.most_common())
+        lines.append(f"  and {len(findings) - LISTED:,} more: {each}")
     return "\n".join(lines)
 
 
