@@ -73,9 +73,8 @@ def _decoded(paths: list[Path], image_size: int, source: Path, broken: str) -> I
     for part in _read_by_all_cores(paths, image_size, source):
         unreadable += [finding for finding in part.findings.values() if finding.is_missing]
         yield part
-    if any(broken == "refuse" or finding.kind == "unreachable" for finding in unreadable):
-        raise UnreadablePicturesError(unreadable)
-    if len(unreadable) == len(paths):
+    nothing_left = len(unreadable) == len(paths)
+    if nothing_left or any(broken == "refuse" or finding.kind == "unreachable" for finding in unreadable):
         raise UnreadablePicturesError(unreadable)
 
 
