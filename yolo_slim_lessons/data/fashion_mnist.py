@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torchvision
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from torchvision.transforms import v2
 
-from yolo_slim_lessons.data.unread import Unread
+from yolo_slim_lessons.data.unread import Part, Unread
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",
@@ -38,10 +37,10 @@ def _split(name: str, folder: Path, prefix: str, image_size: int) -> Unread:
     pixels = folder / f"{prefix}-images-idx3-ubyte"
     labels = read_label_file(str(folder / f"{prefix}-labels-idx1-ubyte"))
 
-    def parts() -> Iterator[np.ndarray]:
+    def parts() -> Iterator[Part]:
         # Resized in parts: torchvision needs some working memory for every image of a call.
         for part in read_image_file(str(pixels)).unsqueeze(1).split(2000):
-            yield v2.functional.resize(part, [image_size] * 2).numpy()
+            yield Part(v2.functional.resize(part, [image_size] * 2).numpy())
 
     return Unread(
         name=name,

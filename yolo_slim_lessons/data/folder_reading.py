@@ -1,7 +1,8 @@
-"""Read a folder of images: ``train/``, ``val/`` and ``test/``, each with one folder a class.
+"""Read a folder of images: ``train``, ``val`` and ``test``, each with one folder a class.
 
-What is no image is skipped. What claims to be one and cannot be read is refused by name, so that no picture that
-somebody collected is left out without a word. Leaves out: raw files of cameras, films and archives.
+What is no image is skipped, with a word. What claims to be one and cannot be read is refused by name, or left out if
+that is asked for, so that no picture that somebody collected is lost in silence. Leaves out: raw files of cameras,
+films and archives; which folder is what (``folder_layout.py``).
 """
 
 from __future__ import annotations
@@ -9,142 +10,147 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-import unicodedata
-from collections.abc import Iterator
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
 from joblib import Parallel, delayed
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from yolo_slim_lessons.data.pictures import read_picture
-from yolo_slim_lessons.data.unread import Unread
+from yolo_slim_lessons.data import folder_layout as layout
+from yolo_slim_lessons.data.faults import HEIF_PACKAGE
+from yolo_slim_lessons.data.findings import Finding, ImageFolderWarning, UnreadablePicturesError, counted, named
+from yolo_slim_lessons.data.pictures import REPAIRED, UnreadablePictureError, picture_and_remark
+from yolo_slim_lessons.data.splits import Split
+from yolo_slim_lessons.data.unread import Part, Unread
 
-READER_VERSION = 1  # to be raised when the same file becomes other pixels; caches on disk are then made anew
+READER_VERSION = 2  # to be raised when the same file becomes other pixels; caches on disk are then made anew
 READ_AT_ONCE = 16  # pictures, by one thread
 WORTH_THREADS = 5e-4  # seconds for one picture
 
-# Some of these only newer or extended versions of Pillow can open; the others name the file that they cannot read.
-ENDINGS = (*IMG_EXTENSIONS, ".avif", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".mpo")
 
-
-def read_image_folder(folder: Path, image_size: int) -> tuple[dict[str, Unread], tuple[str, ...]]:
+def read_image_folder(folder: Path, image_size: int, broken: str) -> tuple[dict[str, Unread], tuple[str, ...]]:
     """The splits that ``folder`` holds, ``train`` at least, and the names of the classes; errors as of ``load_images``.
 
     Classes are numbered by sorted name, and the images of a class follow one another sorted by name.
     """
-    if not (folder / "train").is_dir():
-        raise FileNotFoundError(
-            f"source={str(folder)!r}: expected 'fashion-mnist' or a folder that holds train/ "
-            "(and optionally val/ and test/) with one folder of images a class"
-        )
-    splits, class_names = {}, None
-    for name in ("train", "val", "test"):
-        if not (folder / name).is_dir():
-            continue
-        files = _images_by_class(folder / name)
-        _check_classes(folder / name, files, class_names)
-        class_names = tuple(files)
-        splits[name] = _split(name, folder / name, files, image_size)
-    return splits, class_names
+    folders = layout.find_splits(folder)
+    skipped: Counter[str] = Counter()
+    files = {name: layout.images_by_class(path, skipped) for name, path in folders.items()}
+    layout.check_train(folders["train"], files["train"])
+    class_names = tuple(files["train"])
+    for name in files.keys() - {"train"}:
+        layout.check_others(folders[name], files[name], class_names)
+    if skipped:
+        print(f"Skipped in {folder}, as their names are not those of images: {counted(skipped)}.")
+    unread = {}
+    for name in folders:
+        images = [files[name].get(class_name, []) for class_name in class_names]
+        unread[name] = _split(name, folder, folders[name], images, image_size, broken)
+    return unread, class_names
 
 
-def _split(name: str, folder: Path, files: dict[str, list[Path]], image_size: int) -> Unread:
-    paths = [path for images in files.values() for path in images]
-    labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(images) for images in files.values()]))
+def _split(name: str, source: Path, folder: Path, images: list[list[Path]], image_size: int, broken: str) -> Unread:
+    paths = [path for each in images for path in each]
+    labels = torch.arange(len(images)).repeat_interleave(torch.tensor([len(each) for each in images]))
     return Unread(
         name=name,
         labels=labels,
         shape=(len(paths), 3, image_size, image_size),
-        parts=lambda: _decoded(paths, image_size),
+        parts=lambda: _decoded(paths, image_size, source, broken),
         place=f"{folder.resolve()} {image_size}",
-        state=_state(folder, paths),
+        state=_state(folder, paths, broken),
     )
 
 
-def _decoded(paths: list[Path], image_size: int) -> Iterator[np.ndarray]:
-    """All pictures in order, some at a time, read by all cores.
+def _decoded(paths: list[Path], image_size: int, source: Path, broken: str) -> Iterator[Part]:
+    """All pictures in order, some at a time; in the end the error that names those that are not to be left out."""
+    unreadable = []
+    for part in _read_by_all_cores(paths, image_size, source):
+        unreadable += [finding for finding in part.findings.values() if finding.is_missing]
+        yield part
+    nothing_left = len(unreadable) == len(paths)
+    if nothing_left or any(broken == "refuse" or finding.kind == "unreachable" for finding in unreadable):
+        raise UnreadablePicturesError(unreadable)
+
+
+def _read_by_all_cores(paths: list[Path], image_size: int, source: Path) -> Iterator[Part]:
+    """All pictures in order.
 
     By threads: Pillow unpacks and resizes without Python's lock, and processes would have to send each picture. Only
     tiny pictures are read by one core, as they are little work outside of that lock.
     """
-    first, seconds = [], []
-    for path in paths[:READ_AT_ONCE]:
+    seconds = []
+    for place, path in enumerate(paths[:READ_AT_ONCE]):
         start = time.perf_counter()
-        first.append(read_picture(path, image_size).numpy())
+        part = _read_pictures([path], place, image_size, source)
         seconds.append(time.perf_counter() - start)
-    yield np.stack(first)
-    groups = (paths[start : start + READ_AT_ONCE] for start in range(READ_AT_ONCE, len(paths), READ_AT_ONCE))
+        yield part
     threads = -1 if statistics.median(seconds) > WORTH_THREADS else 1
     reading = Parallel(n_jobs=threads, backend="threading", return_as="generator")
-    yield from reading(delayed(_read_pictures)(group, image_size) for group in groups)
+    yield from reading(
+        delayed(_read_pictures)(paths[start : start + READ_AT_ONCE], start, image_size, source)
+        for start in range(READ_AT_ONCE, len(paths), READ_AT_ONCE)
+    )
 
 
-def _read_pictures(paths: list[Path], image_size: int) -> np.ndarray:
+def _read_pictures(paths: list[Path], first: int, image_size: int, source: Path) -> Part:
+    """The pictures that can be read; ``first`` is the place of the first one in its split."""
     images = np.empty((len(paths), 3, image_size, image_size), np.uint8)
-    for place, path in enumerate(paths):
-        images[place] = read_picture(path, image_size)
-    return images
+    count, findings = 0, {}
+    for place, path in enumerate(paths, start=first):
+        try:
+            images[count], remark = picture_and_remark(path, image_size)
+            count += 1
+        except UnreadablePictureError as error:
+            kind = "broken" if error.fault.lasting else "unreachable"
+            findings[place] = Finding(kind, _below(source, path), error.fault.cause, str(error.fault))
+            continue
+        if remark:
+            kind = REPAIRED if remark == REPAIRED else "only here"
+            findings[place] = Finding(kind, _below(source, path), remark, remark)
+    return Part(images[:count], findings)
 
 
-def _state(folder: Path, paths: list[Path]) -> str:
-    """What the pixels depend on: names, sizes and times of the files, and what reads them."""
-    digest = hashlib.sha256(f"{READER_VERSION} Pillow {PIL.__version__}".encode())
+def _below(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _state(folder: Path, paths: list[Path], broken: str) -> str:
+    """What the pixels depend on: names, sizes and times of the files, what reads them, and what is left out."""
+    digest = hashlib.sha256(f"{READER_VERSION} Pillow {PIL.__version__} {_heif_version()} {broken}".encode())
     for path in paths:
         stat = path.stat()
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{stat.st_size} {stat.st_mtime_ns}\n".encode())
+        digest.update(f"{_below(folder, path)}\0{stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def _images_by_class(folder: Path) -> dict[str, list[Path]]:
-    files = {}
-    for entry in _entries(folder):
-        if entry.is_dir():
-            files[entry.name] = list(_images_below(entry))
-        elif entry.suffix.lower() in ENDINGS:
-            raise ValueError(f"{entry} lies beside the class folders: move it into one of them, or delete it")
-    return files
+def _heif_version() -> str:
+    try:
+        return f"{HEIF_PACKAGE} {metadata.version(HEIF_PACKAGE)}"
+    except metadata.PackageNotFoundError:
+        return f"no {HEIF_PACKAGE}"
 
 
-def _entries(folder: Path) -> Iterator[Path]:
-    """Files and folders sorted by name, without what systems hide: .DS_Store, ._photo.jpg, .ipynb_checkpoints."""
-    for entry in sorted(folder.iterdir(), key=lambda path: path.name):
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            continue
-        if not entry.exists():
-            raise ValueError(f"{entry} is a link that leads nowhere: mend or delete it")
-        yield entry
+def check_what_was_read(splits: Mapping[str, Split], class_names: tuple[str, ...]) -> None:
+    """Raise if broken pictures were all that ``train`` had of a class; warn of classes that ``val`` or ``test`` lacks.
 
-
-def _images_below(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
-    """The images of ``folder`` and its subfolders; ``above`` holds the folders that were passed on the way to it."""
-    above = (*above, folder.resolve())
-    for entry in _entries(folder):
-        if entry.is_dir():
-            real = entry.resolve()
-            if any(real in (passed, *passed.parents) for passed in above):
-                raise ValueError(
-                    f"{entry} is a link to a folder that it lies in, a circle without end: delete this link"
-                )
-            yield from _images_below(entry, above)
-        elif entry.suffix.lower() in ENDINGS:
-            yield entry
-
-
-def _check_classes(folder: Path, files: dict[str, list[Path]], expected: tuple[str, ...] | None) -> None:
-    if len(files) < 2:
-        found = f"only one class folder, {next(iter(files))!r}" if files else "no class folder"
-        raise ValueError(f"{folder} has {found}: expected two or more, each with the images of a class")
-    empty = [name for name, images in files.items() if not images]
-    if empty:
-        raise ValueError(
-            f"{folder} has no image of {', '.join(map(repr, empty))}: add some ({', '.join(IMG_EXTENSIONS)}), "
-            "or delete the folder"
-        )
-    if expected not in (None, tuple(files)):
-        problem = f"{folder} has the classes {list(files)}, but train/ has {list(expected)}"
-        if {unicodedata.normalize("NFC", name) for name in (*files, *expected)} != {*files, *expected}:
-            problem += ": names that look alike are stored in two ways, so copy the folders' names from train/"
-        raise ValueError(problem)
+    Raises:
+        ValueError: a class of ``train`` has no image left (named).
+    """
+    for name, split in splits.items():
+        counts = split.labels.bincount(minlength=len(class_names)).tolist()
+        missing = [class_name for class_name, count in zip(class_names, counts, strict=True) if not count]
+        if missing and name == "train":
+            raise ValueError(f"no image of {named(missing)} in train/ can be read: add some, or delete the folder")
+        if missing:
+            warnings.warn(
+                f"{name} has no image of {named(missing)}: what is measured there says nothing about it, and means "
+                "over the classes (precision, recall, F1) count it as 0",
+                ImageFolderWarning,
+                stacklevel=3,
+            )
