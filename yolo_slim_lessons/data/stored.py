@@ -1,7 +1,7 @@
 """Where the images of a split are: a tensor in memory, or rows of files that are mapped into memory.
 
 Only this room knows which of the two it is. Functions here do for both what a tensor does for itself: choose, read,
-join, compare. Leaves out: how the files come to be (``caching.py``).
+join, compare. Leaves out: how the files come to be (``unread.py``).
 """
 
 from __future__ import annotations
