@@ -1,9 +1,8 @@
 """Budgets: from bytes and milliseconds to a recipe with a rate for each layer and bits for each layer.
 
-``plan_recipe`` trains nothing. It looks at some hundred images of ``val``, once with each layer narrowed and once with
-each layer rounded, and spends the budget where the answers move least. What it returns is a plain recipe, to be dumped
-as YAML, read, edited, and given to ``compress``. Used in lesson 08. Leaves out: energy, memory, and the accuracy that
-training wins back, which only training tells; ``compress`` measures it for ``max_drop``.
+``survey_layers`` looks at some hundred images of ``val`` with each layer narrowed and with each layer rounded, and
+``plan_recipe`` spends the budget where the answers moved least; nothing is trained. Used in lesson 08. Leaves out:
+energy, memory, and the accuracy that training wins back, which ``compress`` measures for ``max_drop``.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.compression.channel_scan import ChannelScan, narrower_models, scan_channels
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.deployment.speed import onnx_runner
+from yolo_slim_lessons.deployment import onnx_runner
 from yolo_slim_lessons.measurement import time_model
 from yolo_slim_lessons.models import check_classifier, image_size_of
 from yolo_slim_lessons.packing import packed_sizes
@@ -66,7 +65,7 @@ class Budget:
     def __post_init__(self):
         if self.target_bytes is None and self.target_latency is None and self.max_drop is None:
             raise ValueError("Budget without a target: expected target_bytes, target_latency or max_drop")
-        for name, allowed, expected in (
+        for name, is_allowed, expected in (
             ("target_bytes", lambda value: 0 < value < math.inf, "a number of bytes above 0, such as 50_000"),
             ("target_latency", lambda value: 0 < value < math.inf, "milliseconds above 0, such as 1.5"),
             ("max_drop", lambda value: 0 <= value < 1, "0 or more, less than 1: 0.01 is one point"),
@@ -77,7 +76,7 @@ class Budget:
                 continue
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name}={value!r}: expected {expected}")
-            if not allowed(value):  # NaN, too
+            if not is_allowed(value):  # NaN, too
                 raise ValueError(f"{name}={value!r}: expected {expected}")
 
 
@@ -117,8 +116,8 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
 
     First channels go until the model is fast enough, those that cost least for the multiplications they save. Then,
     among narrower and narrower models, each with the bits that cost least within the bytes (``choose_bits``), the one
-    that costs least in all is taken. The bytes are those that the model would need if it were packed untrained; what
-    training adds or takes off comes later. The same survey and timings give the same recipe.
+    that costs least in all is taken. The bytes are those of the model packed untrained; training changes them a little.
+    The same survey and timings give the same recipe.
 
     Args:
         model: what was surveyed; it is left alone.
@@ -126,8 +125,8 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
         budget: its ``max_drop`` does not count here, for what training wins back is not known before.
 
     Returns:
-        ``{"seed": 0, "stages": […]}``, for ``compress``: ``prune_channels`` with a rate for each layer, training within
-        ``budget.epochs``, and with ``target_bytes`` bits for each layer.
+        ``{"seed": 0, "stages": […]}``, for ``compress``, or to be kept as YAML and edited: ``prune_channels`` with a
+        rate for each layer, training within ``budget.epochs``, and with ``target_bytes`` bits for each layer.
 
     Raises:
         ValueError: neither target is given, or one cannot be met; the least possible is named. Or packing cannot
@@ -221,30 +220,28 @@ def _may_fit(model: ClassificationModel, survey: Survey, models: list, most: flo
     """
     price = layer_prices(model, survey.channels.groups, "parameters")
     fewest, most_bits = min(survey.bits.bits), max(survey.bits.bits)
-    kept, next_step = [], math.inf
+    kept, next_step = [], MOST_CODED * most * 8 / fewest
     for counts in models:
         parameters = price(counts)
-        too_large = parameters * fewest / 8 > MOST_CODED * most
-        if (too_large or parameters > next_step) and counts is not models[-1]:
-            continue
-        kept.append(counts)
-        next_step = STEP * parameters
-        if parameters * most_bits / 8 < most / 2:
-            break
+        if parameters <= next_step or counts is models[-1]:
+            kept.append(counts)
+            next_step = STEP * parameters
+            if parameters * most_bits / 8 < most / 2:
+                break
     return kept
 
 
 def _cheapest(candidates: list, allowed: float) -> tuple[dict[str, float], dict[str, int]]:
     plans = []
-    for number, (loss, rates, bit_scan) in enumerate(candidates):
-        if number < len(candidates) - 1 and bit_scan.bytes.min(1).sum() > allowed:
+    for number, (loss, rates, bit_scan) in enumerate(candidates, start=1):
+        least = bit_scan.bytes.min(1).sum()
+        if least > allowed and number < len(candidates):  # the last is the smallest there is: planned in any case
             continue
-        # The last candidate is the smallest there is: it is planned even if it does not fit.
-        bits = choose_bits(bit_scan, max(allowed, bit_scan.bytes.min(1).sum()))
+        bits = choose_bits(bit_scan, max(allowed, least))
         columns = [bit_scan.bits.index(bits[layer]) for layer in bit_scan.layers]
         loss += bit_scan.loss[np.arange(len(columns)), columns].sum()
-        plans.append((loss, number, rates, bits))
-    return min(plans, key=lambda plan: plan[:2])[2:]
+        plans.append((loss, rates, bits))
+    return min(plans, key=lambda plan: plan[0])[1:]
 
 
 def _packed(model: ClassificationModel, rates: Mapping[str, float], bits: Mapping[str, int]) -> int:

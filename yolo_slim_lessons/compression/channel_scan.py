@@ -1,14 +1,12 @@
 """What each layer's channels are worth, and with that a sequence of models from whole to narrowest.
 
-One layer at a time loses channels, and the answers on ``val`` say what that costs; then channels are removed in the
-order of what they cost for what they save. Used in lesson 08, by ``plan_recipe``. Leaves out: that losses of several
-layers are more than their sum, and what training wins back.
+Used in lesson 08, by ``plan_recipe``. Leaves out: that losses of several layers are more than their sum, and what
+training wins back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +24,7 @@ from yolo_slim_lessons.pruning.channels.budget import full_counts, layer_prices,
 ROUND_TO = 8  # channels at a time, as prune_channels does
 BATCH = 256  # images at a time, at most
 TRIED_RATES = (0.25, 0.5, 0.75, 0.875)
+ALL = 1 - 1e-9  # the rate that leaves the fewest channels there can be
 
 
 @dataclass(frozen=True)
@@ -54,20 +53,18 @@ class ChannelScan:
 
     def rates(self, counts: np.ndarray) -> dict[str, float]:
         """``counts``, one for each group, as ``prune_channels`` takes them: name of a layer → rate."""
-        full = full_counts(self.groups)
-        firsts = [members[0] for members in self.families]
-        return {
-            self.groups[first].producers[0].layer: round(float(1 - counts[first] / full[first]), 6)
-            for first in firsts
-            if counts[first] < full[first]
-        }
+        rates = {}
+        for first, *_ in self.families:
+            group = self.groups[first]
+            if counts[first] < group.size:
+                rates[group.producers[0].layer] = round(float(1 - counts[first] / group.size), 6)
+        return rates
 
 
 def scan_channels(model: ClassificationModel, split: Split, progress: bool = True) -> ChannelScan:
-    """Narrow one family of layers at a time and see how far the answers move.
+    """Narrow one family of layers at a time and see how far the answers on ``split`` move.
 
-    BatchNorm normalizes by the images at hand, in the whole model as in the narrow ones. What outdated statistics would
-    cost does not count, as ``reestimate_batchnorm`` mends them.
+    BatchNorm normalizes by the images at hand: what outdated statistics would cost, ``reestimate_batchnorm`` mends.
     """
     groups = channel_groups(model)
     full = full_counts(groups)
@@ -75,24 +72,22 @@ def scan_channels(model: ClassificationModel, split: Split, progress: bool = Tru
     for group in groups:
         if group.prunable:
             layer = group.producers[0].layer
-            smallest = rated_counts(groups, {layer: 1 - 1e-9}, ROUND_TO)
+            smallest = rated_counts(groups, {layer: ALL}, ROUND_TO)
             if members := tuple(np.flatnonzero(smallest < full).tolist()):
                 families.setdefault(members, layer)
     expected = _log_answers(model, split)
     counts, losses = [], []
-    with tqdm(total=len(families), desc="scan channels", disable=not progress, leave=False) as bar:
-        for members, layer in families.items():
-            kept, lost = [full[members[0]]], [0.0]
-            for rate in (*TRIED_RATES, 1 - 1e-9):
-                count = rated_counts(groups, {layer: rate}, ROUND_TO)[members[0]]
-                if count < kept[-1]:
-                    narrow = prune_channels(model, {layer: rate}, round_to=ROUND_TO)
-                    moved = F.kl_div(_log_answers(narrow, split), expected, reduction="batchmean", log_target=True)
-                    kept.append(count)
-                    lost.append(max(moved.item(), lost[-1]))
-            counts.append(np.array(kept))
-            losses.append(np.array(lost))
-            bar.update()
+    for members, layer in tqdm(families.items(), "scan channels", disable=not progress, leave=False):
+        kept, lost = [full[members[0]]], [0.0]
+        for rate in (*TRIED_RATES, ALL):
+            count = rated_counts(groups, {layer: rate}, ROUND_TO)[members[0]]
+            if count < kept[-1]:
+                narrow = prune_channels(model, {layer: rate}, round_to=ROUND_TO)
+                moved = F.kl_div(_log_answers(narrow, split), expected, reduction="batchmean", log_target=True)
+                kept.append(count)
+                lost.append(max(moved.item(), lost[-1]))
+        counts.append(np.array(kept))
+        losses.append(np.array(lost))
     return ChannelScan(groups, [np.array(members) for members in families], counts, losses)
 
 
@@ -105,12 +100,9 @@ def narrower_models(
         model: what was scanned.
         scan: ``scan_channels(model, …)``.
         unit: what is saved, ``"MACs"`` or ``"parameters"``.
-        start: channels that each group keeps in the first model; ``None`` for all.
-
-    Returns:
-        For each model the channels that each group keeps.
+        start: channels that each group keeps in the first model; ``None`` for all. So are the models returned.
     """
-    price: Callable = layer_prices(model, scan.groups, unit)
+    price = layer_prices(model, scan.groups, unit)
     smallest = smallest_counts(scan.groups, ROUND_TO)
     counts = full_counts(scan.groups) if start is None else start
     models = [counts]

@@ -1,14 +1,16 @@
 """Leave PyTorch: a model as an ONNX file, and sessions of ONNX Runtime that run it. Used in lesson 09.
 
-``onnx_graph`` writes what the model computes, ``preprocessing`` puts the steps from a picture in front, ``session``
-runs the file, and ``speed`` times it. Leaves out: other runtimes, though many read the same files (see
-``benchmarks/deployment.py``).
+``onnx_graph`` writes what the model computes, ``preprocessing`` puts the steps from a picture in front, and ``session``
+runs the file. Leaves out: other runtimes, though many read the same files (see ``benchmarks/deployment.py``).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import numbers
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -24,7 +26,7 @@ from yolo_slim_lessons.models import check_classifier, image_size_of, weight_lay
 from yolo_slim_lessons.quantization import QuantizedLayer, quantize_integer
 from yolo_slim_lessons.quantization.few_bits import correct_biases
 
-__all__ = ["export_onnx", "onnx_session", "run_onnx"]
+__all__ = ["export_onnx", "onnx_runner", "onnx_session", "run_onnx"]
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -78,8 +80,10 @@ def export_onnx(
     _check_arguments(model, path, precision, bits, calibration)
     size = image_size_of(model) if image_size is None else image_size
     names = list(model.names.values())
-    if bits is not None:
-        model = _quantized(model, bits, calibration)
+    if bits is not None and bits <= 4:
+        model = quantize_integer(model, bits)
+    elif bits is not None:
+        model = correct_biases(quantize_integer(model, bits, 8, calibration), model, calibration)
     graph = onnx_graph(model, size, precision)
     if preprocess:
         graph = with_preprocessing(graph, size)
@@ -90,10 +94,14 @@ def export_onnx(
     return path
 
 
-def _quantized(model: ClassificationModel, bits: int, calibration) -> ClassificationModel:
-    if bits <= 4:
-        return quantize_integer(model, bits)
-    return correct_biases(quantize_integer(model, bits, 8, calibration), model, calibration)
+def onnx_runner(model: ClassificationModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``model`` in ONNX Runtime, as a function of images that ``time_model`` and ``compare`` can time.
+
+    What it computes with follows from the model, as ``export_onnx`` says: weights that alone are rounded run as floats.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        session = onnx_session(export_onnx(model, Path(folder) / "model.onnx"))
+    return functools.partial(run_onnx, session)
 
 
 def _check_arguments(model, path: Path, precision, bits, calibration) -> None:
@@ -104,12 +112,13 @@ def _check_arguments(model, path: Path, precision, bits, calibration) -> None:
         raise ValueError(f"precision={precision!r}: expected one of {PRECISIONS}")
     if bits is not None and (isinstance(bits, bool) or not isinstance(bits, numbers.Integral) or not 2 <= bits <= 8):
         raise ValueError(f"bits={bits!r}: expected an integer from 2 to 8, or None for a model as it is")
-    if bits is not None and bits > 4 and calibration is None:
+    ranges_are_needed = bits is not None and bits > 4
+    if ranges_are_needed and calibration is None:
         raise ValueError(
             f"bits={bits} needs calibration=: some hundred training images, such as data.train.take(512), to find the "
             "activations' ranges with"
         )
-    if calibration is not None and (bits is None or bits <= 4):
+    if calibration is not None and not ranges_are_needed:
         raise ValueError(
             f"calibration is not used with bits={bits}, which leaves activations in float: leave it out, or export "
             "slim.quantize_integer(model, bits, activation_bits=8, calibration=…)"
