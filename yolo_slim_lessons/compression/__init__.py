@@ -5,8 +5,6 @@ runs them, ``results`` shows what came of them, ``budgets`` plans a recipe for s
 ``within_budget`` tries plans out. Used in lessons 08 to 10. Leaves out: trying many recipes (``search.sweep``).
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from dataclasses import replace

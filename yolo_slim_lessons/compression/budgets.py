@@ -5,8 +5,6 @@
 energy, memory, and the accuracy that training wins back, which ``compress`` measures for ``max_drop``.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping
@@ -50,8 +48,8 @@ class Budget:
         target_bytes: of the ``.slim`` file, at most.
         target_latency: milliseconds for one image in ONNX Runtime on this machine (the median), at most.
         max_drop: top-1 that may be lost on ``val``, 0…1: 0.01 is one point.
-        epochs: how often training may look at each image, in all stages together; 0 for no training at all. With
-            ``max_drop`` but no ``target_bytes``, ``compress`` spends them up to three times.
+        epochs: how often training may look at each image, in all stages together; 0 for none. With ``max_drop`` but no
+            ``target_bytes``, ``compress`` spends them up to three times.
 
     Example:
         >>> budget = Budget(target_bytes=50_000, max_drop=0.01)
@@ -129,7 +127,7 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
         rate for each layer, training within ``budget.epochs``, and with ``target_bytes`` bits for each layer.
 
     Raises:
-        ValueError: neither target is given, or one cannot be met; the least possible is named. Or packing cannot
+        ValueError: neither target is given, one cannot be met (the least possible is named), or packing cannot
             describe a model that is to fit into so many bytes.
         TypeError: ``budget`` is no ``Budget``.
 
@@ -159,7 +157,7 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
 
 
 def check_packable(model: ClassificationModel, name: str, target: float) -> None:
-    """Raise ``ValueError`` if packing cannot describe ``model``, as target ``name`` needs the size of its file."""
+    """Raise ``ValueError`` if packing cannot describe ``model``: target ``name`` needs the size of its file."""
     try:
         packed_sizes(model)
     except ValueError as error:
@@ -170,17 +168,15 @@ def check_packable(model: ClassificationModel, name: str, target: float) -> None
 
 def _fast_enough(model: ClassificationModel, scan: ChannelScan, target: float) -> np.ndarray:
     """The counts of the first model in the sequence of falling MACs that stays below the target with a margin."""
-    models = narrower_models(model, scan, "MACs")
 
-    def latency(number: int) -> float:
-        narrow = _narrowed(model, scan.rates(models[number]))
+    def latency(counts: np.ndarray) -> float:
+        narrow = _narrowed(model, scan.rates(counts))
         return time_model(onnx_runner(narrow), image_size=image_size_of(model)).median
 
-    last = len(models) - 1
-    if (least := latency(last)) > target:
+    models = narrower_models(model, scan, "MACs")
+    if (least := latency(models[-1])) > target:
         raise ValueError(f"target_latency={target!r}: the narrowest model takes {least:.3g} ms, expected at least that")
-    number = bisect_left(range(last), True, key=lambda number: latency(number) <= LATENCY_MARGIN * target)
-    return models[number]
+    return models[bisect_left(models[:-1], True, key=lambda counts: latency(counts) <= LATENCY_MARGIN * target)]
 
 
 def _small_enough(
@@ -200,7 +196,8 @@ def _small_enough(
         before, planned = planned, _cheapest(candidates, allowed)
         if planned == before:
             break
-        size = _packed(model, *planned)
+        rates, bits = planned
+        size = packed_sizes(round_biases(quantize_integer(_narrowed(model, rates), bits))).file
         if best_size < size <= most:
             best, best_size = planned, size
         if enough <= size <= most:
@@ -242,10 +239,6 @@ def _cheapest(candidates: list, allowed: float) -> tuple[dict[str, float], dict[
         loss += bit_scan.loss[np.arange(len(columns)), columns].sum()
         plans.append((loss, rates, bits))
     return min(plans, key=lambda plan: plan[0])[1:]
-
-
-def _packed(model: ClassificationModel, rates: Mapping[str, float], bits: Mapping[str, int]) -> int:
-    return packed_sizes(round_biases(quantize_integer(_narrowed(model, rates), bits))).file
 
 
 def _narrowed(model: ClassificationModel, rates: Mapping[str, float]) -> ClassificationModel:

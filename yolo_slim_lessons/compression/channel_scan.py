@@ -4,8 +4,6 @@ Used in lesson 08, by ``plan_recipe``. Leaves out: that losses of several layers
 training wins back.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -29,19 +27,12 @@ ALL = 1 - 1e-9  # the rate that leaves the fewest channels there can be
 
 @dataclass(frozen=True)
 class ChannelScan:
-    """What it costs to narrow one layer alone, or several that are tied.
+    """What it costs to narrow one family alone: a layer, or several that are tied."""
 
-    Attributes:
-        groups: ``channel_groups`` of the model.
-        families: positions of groups that keep equally many channels, F arrays of them.
-        counts: how many channels were kept, from all to few, F arrays.
-        losses: divergence of the answers on ``val``, nats, for each of ``counts``; never falling.
-    """
-
-    groups: list[ChannelGroup]
-    families: list[np.ndarray]
-    counts: list[np.ndarray]
-    losses: list[np.ndarray]
+    groups: list[ChannelGroup]  # ``channel_groups`` of the model
+    families: list[np.ndarray]  # positions of groups that keep equally many channels
+    counts: list[np.ndarray]  # of each family: how many channels were kept, from all to few
+    losses: list[np.ndarray]  # and the divergence of the answers, nats, for each of these; never falling
 
     def loss(self, counts: np.ndarray) -> float:
         """The sum of what all families lose with ``counts``, one for each group."""
@@ -100,7 +91,10 @@ def narrower_models(
         model: what was scanned.
         scan: ``scan_channels(model, …)``.
         unit: what is saved, ``"MACs"`` or ``"parameters"``.
-        start: channels that each group keeps in the first model; ``None`` for all. So are the models returned.
+        start: channels that each group keeps in the first model; ``None`` for all.
+
+    Returns:
+        For each model the channels that each group keeps.
     """
     price = layer_prices(model, scan.groups, unit)
     smallest = smallest_counts(scan.groups, ROUND_TO)

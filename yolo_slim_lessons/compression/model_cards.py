@@ -4,8 +4,6 @@ After Mitchell et al. (2019). All that can be measured is measured here; what on
 lessons 09 and 10. Leaves out: speed, which belongs to a machine and not to a model (``measurement.compare``).
 """
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Leaves out: running the stages.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -74,7 +72,7 @@ class Compression:
     stages: tuple[StageResult, ...]
     recipe: Mapping[str, object] = field(repr=False)
     targets: tuple[Target, ...] = ()
-    attempts: tuple[Compression, ...] = field(default=(), repr=False)
+    attempts: tuple["Compression", ...] = field(default=(), repr=False)
 
     @property
     def model(self) -> ClassificationModel:

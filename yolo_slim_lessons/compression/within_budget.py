@@ -3,8 +3,6 @@
 Leaves out: the plan itself (``budgets.plan_recipe``).
 """
 
-from __future__ import annotations
-
 import functools
 from bisect import bisect_left
 from collections.abc import Callable

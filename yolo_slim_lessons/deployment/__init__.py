@@ -4,8 +4,6 @@
 runs the file. Leaves out: other runtimes, though many read the same files (see ``benchmarks/deployment.py``).
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import numbers
@@ -22,7 +20,7 @@ from yolo_slim_lessons.deployment.onnx_graph import onnx_graph
 from yolo_slim_lessons.deployment.preprocessing import with_preprocessing
 from yolo_slim_lessons.deployment.session import onnx_session, run_onnx
 from yolo_slim_lessons.files import write_atomically
-from yolo_slim_lessons.models import check_classifier, image_size_of, weight_layers
+from yolo_slim_lessons.models import check_classifier, image_size_of
 from yolo_slim_lessons.quantization import QuantizedLayer, quantize_integer
 from yolo_slim_lessons.quantization.few_bits import correct_biases
 
@@ -46,10 +44,10 @@ def export_onnx(
     The graph reads ``images``, float N×3×H×W in 0…1, any N, and answers with ``logits``, N×classes. The file's metadata
     hold ``class_names``, a list in JSON, and ``image_size``.
 
-    What the file computes with follows from the model: FP32 for a float one; 8-bit integers (QDQ, see
-    ``onnx_graph``) for one of ``quantize_integer`` with ``activation_bits``; floats from integer weights of 4, 8 or
-    16 bits for one without. On x86 processors without VNNI, ONNX Runtime adds products of 8-bit weights in 16 bits,
-    which can overflow; weights of 7 bits cannot.
+    What the file computes with follows from the model: FP32 for a float one; 8-bit integers (QDQ, see ``onnx_graph``)
+    for one of ``quantize_integer`` with ``activation_bits``; floats from integer weights of 4, 8 or 16 bits for one
+    without. On x86 without VNNI, ONNX Runtime adds products of 8-bit weights in 16 bits, which can overflow; weights of
+    7 bits cannot.
 
     Args:
         model: a classifier, pruned or not, quantized or not; it is left alone.
@@ -58,8 +56,7 @@ def export_onnx(
         precision: ``"fp32"`` or ``"fp16"``, for a model whose weights are floats. FP16 halves the file; most processors
             convert back to compute.
         bits: quantizes a float model first. 5 to 8: weights of so many bits, activations of 8, biases corrected, all
-            by ``calibration``. 2 to 4: weights alone, rounded to nearest; ``slim.learn_rounding`` rounds better, and
-            its result can be exported likewise.
+            by ``calibration``. 2 to 4: weights alone, rounded to nearest; what ``slim.learn_rounding`` makes is better.
         calibration: for 5 bits and more, some hundred training images; labels are not looked at.
         preprocess: the graph reads ``pictures`` instead, uint8 N×H×W×3 in RGB, all of one size but of any, as a camera
             or PIL gives them, and answers with ``probabilities``. It resizes and cuts out as ``slim.load_images`` does.
@@ -123,8 +120,8 @@ def _check_arguments(model, path: Path, precision, bits, calibration) -> None:
             f"calibration is not used with bits={bits}, which leaves activations in float: leave it out, or export "
             "slim.quantize_integer(model, bits, activation_bits=8, calibration=…)"
         )
-    quantized = any(isinstance(layer, QuantizedLayer) for _, layer in weight_layers(model))
-    if precision != "fp32" and (bits is not None or quantized):
+    has_integers = any(isinstance(layer, QuantizedLayer) for layer in model.modules())
+    if precision != "fp32" and (bits is not None or has_integers):
         raise ValueError(f"precision={precision!r}: weights are integers here; expected 'fp32'")
     rounded = getattr(model, "float_quantization", None)
     if rounded and rounded["activations"]:

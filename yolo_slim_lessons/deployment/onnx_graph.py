@@ -9,20 +9,20 @@ What makes the integers fast in ONNX Runtime:
 - The first convolution computes with floats, from the same weights. Its 27 products for each number leave integers
   nothing to win, and the image needs no rounding: an 8-bit pixel lies on its grid already.
 - What is split, concatenated or added has one grid in our models, so bytes are moved as they are.
-- ReLU disappears: below zero the grid ends. Another activation function is computed on floats in between, for there is
-  no operation that looks numbers up in a table. Integer convolutions put out 8 bits and no more, so a second grid
-  holds what such a function reads, where the model has 16 bits; that costs some of the accuracy.
+- ReLU disappears: below zero the grid ends. Another activation function is computed on floats in between. Integer
+  convolutions put out 8 bits and no more, so a second grid holds what such a function reads, where the model has 16
+  bits; that costs some of the accuracy.
 
 Sums are rounded once, to 8 bits, where the model rounds them to 16 bits first: now and then a number ends up one level
 off, and very few answers change. What attention computes from queries, keys and values stays in float.
 
-Where only weights are quantized, the file holds their integers and each is made a float when the file is opened. Four
-bits are the fewest that ONNX has a type for that runtimes know; weights of 2 and 3 bits take four.
+Where only weights are quantized, the file holds their integers and each is made a float when the file is opened.
+Weights of 2 and 3 bits take four, the fewest that ONNX has a type for that runtimes know.
 
 Leaves out: activations of more than 8 bits, which ONNX Runtime has no integer convolution for.
 """
 
-from __future__ import annotations
+import itertools
 
 import numpy as np
 import onnx
@@ -162,7 +162,7 @@ class _Writer(Walk, Tensors):
                 how, inputs = {}, [whole, self.constant(f"{node.name}.sizes", np.array(sizes))]
             name, axis = f"{node.name}/Split", node.settings["axis"]
             self.nodes.append(helper.make_node("Split", inputs, self.pieces[whole], name=name, axis=axis, **how))
-        place = [sum(sizes[:number]) for number in range(len(sizes))].index(node.settings["start"])
+        place = list(itertools.accumulate(sizes, initial=0)).index(node.settings["start"])
         return moved(x, self.pieces[whole][place])
 
     def reshape(self, node: Node, x: Value) -> Value:
@@ -222,8 +222,7 @@ class _Writer(Walk, Tensors):
 def grid_in_front_of(act: QuantizedActivation) -> IntegerGrid:
     """8 bits for what ``act`` reads: from where its result is within one step of zero, to the end of its own grid.
 
-    SiLU and Hardswish fade to 0 for negative numbers, and to x for positive ones, so that what lies further out makes
-    no difference to the result.
+    SiLU and Hardswish fade to 0 for negative numbers, and to x for positive ones: further out nothing changes.
     """
     low, high = act.input_grid.range
     step = act.output_grid.scale

@@ -3,8 +3,6 @@
 Used by ``onnx_graph``, in lesson 09. Leaves out: what the layers compute.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,19 +75,17 @@ class Tensors:
 
     def integer_weights(self, name: str, layer: QuantizedLayer) -> list[str]:
         """Weight and bias for a convolution of integers: each made floats with a scale for each output channel."""
-        parts = {"weight": (layer.integers, layer.weight_grid.scale)}
+        parts = [("weight", layer.integers, layer.weight_grid.scale)]
         if layer.bias_integers is not None:
-            parts["bias"] = (layer.bias_integers, layer.accumulator_scale)
+            parts.append(("bias", layer.bias_integers, layer.accumulator_scale))
         names = []
-        for part, (tensor, scale) in parts.items():
-            numbers, channels = tensor.cpu().numpy(), len(tensor)
-            inputs = [
-                self.constant(f"{name}.{part}", numbers),
-                self.constant(f"{name}.{part}_scale", scale.float().expand(channels).cpu().numpy()),
-            ]
+        for part, tensor, scale in parts:
+            part, numbers, channels = f"{name}.{part}", tensor.cpu().numpy(), len(tensor)
+            scales = scale.float().expand(channels).cpu().numpy()
+            inputs = [self.constant(part, numbers), self.constant(f"{part}_scale", scales)]
             if isinstance(layer, nn.Linear):  # ONNX Runtime fuses a Gemm only where zero points stand there
-                inputs.append(self.constant(f"{name}.{part}_zero_point", np.zeros(channels, numbers.dtype)))
-            names.append(self.node("DequantizeLinear", f"{name}.{part}", inputs, axis=0))
+                inputs.append(self.constant(f"{part}_zero_point", np.zeros(channels, numbers.dtype)))
+            names.append(self.node("DequantizeLinear", part, inputs, axis=0))
         return names
 
     def float_weights(self, name: str, layer: nn.Module, stored_as_integers: bool) -> list[str]:

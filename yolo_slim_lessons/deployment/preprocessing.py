@@ -4,8 +4,6 @@ The same steps as in ``slim.load_images``: the shorter edge is resized with PIL'
 out, and bytes become floats in 0…1. Leaves out: reading a file, and turning a photograph that a phone held sideways.
 """
 
-from __future__ import annotations
-
 import onnx
 from onnx import compose, parser
 

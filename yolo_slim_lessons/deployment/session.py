@@ -3,8 +3,6 @@
 Leaves out: other processors than the one it runs on, though a session of ONNX Runtime takes its providers likewise.
 """
 
-from __future__ import annotations
-
 import numbers
 from pathlib import Path
 
@@ -22,15 +20,14 @@ def onnx_session(
 ) -> onnxruntime.InferenceSession:
     """A session on the processor; ``session.run(None, {"images": array})[0]`` are the logits.
 
-    Weights of few bits in a file whose activations are floats are made floats once, here: left to itself, ONNX Runtime
-    does so again for every batch.
+    Weights of few bits under activations that are floats are made floats once, here: left to itself, ONNX Runtime does
+    so again for every batch.
 
     Args:
         path: of an ONNX file.
         threads: ``None`` takes as many as PyTorch uses. They sleep between two calls, or a session that waits would
             slow down whatever else is timed.
-        warmup: runs on grey images before the session is handed out; the first ones take longer, since memory is
-            asked for.
+        warmup: runs on grey images before the session is handed out, as the first ones take longer.
         batch_size: images in each of these runs.
 
     Raises:
