@@ -114,8 +114,8 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
 
     First channels go until the model is fast enough, those that cost least for the multiplications they save. Then,
     among narrower and narrower models, each with the bits that cost least within the bytes (``choose_bits``), the one
-    that costs least in all is taken. The bytes are those of the model packed untrained; training changes them a little.
-    The same survey and timings give the same recipe.
+    that costs least in all is taken. The bytes are those of the model packed untrained. The same survey and timings
+    give the same recipe.
 
     Args:
         model: what was surveyed; it is left alone.
@@ -179,9 +179,7 @@ def _fast_enough(model: ClassificationModel, scan: ChannelScan, target: float) -
     return models[bisect_left(models[:-1], True, key=lambda counts: latency(counts) <= LATENCY_MARGIN * target)]
 
 
-def _small_enough(
-    model: ClassificationModel, survey: Survey, start: np.ndarray | None, target: float
-) -> tuple[dict[str, float], dict[str, int]]:
+def _small_enough(model: ClassificationModel, survey: Survey, start, target: float) -> tuple[dict, dict]:
     """Rates and bits with the least sum of losses whose model, untrained, packs into ``target`` bytes."""
     enough, most = (share * target for share in SIZES)
     candidates = []
@@ -211,7 +209,7 @@ def _small_enough(
 
 
 def _may_fit(model: ClassificationModel, survey: Survey, models: list, most: float) -> list[np.ndarray]:
-    """Those of ``models`` to plan bits for, in steps of ``STEP`` and always the last.
+    """Those of ``models`` to plan bits for, in steps of ``STEP``, or the last one.
 
     The others are too large even at the fewest bits, or smaller than one that fits at the most bits with room to spare.
     """
@@ -248,15 +246,14 @@ def _narrowed(model: ClassificationModel, rates: Mapping[str, float]) -> Classif
 def _stages(rates: dict[str, float], bits: dict[str, int] | None, epochs: int) -> list[dict]:
     """The stages of a plan; three quarters of the epochs train the float model, the rest the rounded one."""
     rounded_epochs = 0 if bits is None else math.ceil(epochs / 4) if rates else epochs
-    float_epochs = epochs - rounded_epochs
-    versions = min(epochs, MOST_VERSIONS)
+    float_epochs, versions = epochs - rounded_epochs, {"versions": min(epochs, MOST_VERSIONS)}
     stages: list[dict] = []
     if rates:
-        training = {"epochs": float_epochs, "versions": versions}
+        training = {"epochs": float_epochs} | versions
         stages.append({"prune_channels": {"prune_rate": rates}})
         stages.append({"distill": training} if float_epochs else {"reestimate_batchnorm": {}})
     if bits:
-        training = {"bits": bits, "epochs": rounded_epochs, "versions": versions}
+        training = {"bits": bits, "epochs": rounded_epochs} | versions
         stages.append({"train_quantized": training} if rounded_epochs else {"quantize_integer": {"bits": bits}})
         stages.append({"round_biases": {}})
     return stages

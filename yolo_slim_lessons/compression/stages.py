@@ -96,11 +96,8 @@ class RecipeRun:
         self.history.append([name, settings])
         finished = self._file(f"{name}.slim")
         if finished and finished.exists():
-            note = json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
-            found = load_packed(finished)
-            if note.get("pruned_layers"):
-                found.pruned_layers = note["pruned_layers"]
-            return found, note["seconds"]
+            note = json.loads(finished.with_suffix(".json").read_text(encoding="utf-8"))
+            return load_packed(finished), note["seconds"]
         started = time.monotonic()
         function, shared = STAGES[name]
         options = {argument: getattr(self, argument) for argument in shared} | settings
@@ -114,8 +111,7 @@ class RecipeRun:
 
     def _keep(self, made: ClassificationModel, finished: Path, note: dict) -> None:
         """Write what a stage made; if it cannot be packed, the state of its training stays instead."""
-        # Whose zeros the next training keeps: a .slim file does not say.
-        text = json.dumps(note | {"pruned_layers": getattr(made, "pruned_layers", None)})
+        text = json.dumps(note)
         write_atomically(finished.with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
         with contextlib.suppress(ValueError):
             save_packed(made, finished)

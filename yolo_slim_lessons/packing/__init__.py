@@ -114,7 +114,7 @@ def save_packed(model: ClassificationModel, path: str | Path) -> Path:
 
 
 def load_packed(path: str | Path) -> ClassificationModel:
-    """Read a model that ``save_packed`` wrote, in eval mode. No code from the file is run.
+    """Read a model that ``save_packed`` wrote, in eval mode and PyTorch's usual memory format. No code is run from it.
 
     Its outputs are those of the model that was saved, to the last bit on the same machine.
 
