@@ -15,7 +15,7 @@ from PIL import Image
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.deployment import export_onnx, onnx_session, run_onnx
-from yolo_slim_lessons.deployment.onnx_graph import integer_tensor
+from yolo_slim_lessons.deployment.onnx_tensors import integer_tensor
 from yolo_slim_lessons.quantization import IntegerGrid, QuantizedLayer, signal_to_noise
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "predict_without_torch.py"

@@ -3,14 +3,12 @@
 ``YOLO("slim.pt").train(trainer=SlimTrainer, teacher="teacher.pt", data=…)``. Used in lesson 07. Leaves out: other
 tasks than classification, and every way to learn from a teacher but soft targets.
 
-Several devices are Ultralytics' ``device=[0, 1]``. It then starts processes that make the trainer again, from its class
-and its arguments; teacher, temperature and alpha are such arguments, so they arrive there. Ultralytics itself has
-no such mode for CPUs. Tested are the hand-over, in a fresh process, and two CPU processes joined by gloo, with
-Ultralytics' choice of CUDA devices replaced; not tested is a machine with two GPUs.
+For several devices, Ultralytics' ``device=[0, 1]``, it starts processes that make the trainer again, from its class and
+its arguments; teacher, temperature and alpha are such arguments. Tested are the hand-over, in a fresh process, and two
+CPU processes joined by gloo, with Ultralytics' choice of CUDA devices replaced; not tested is a machine with two GPUs.
 """
 
-from __future__ import annotations
-
+import functools
 from pathlib import Path
 
 import torch
@@ -101,18 +99,9 @@ class SlimTrainer(ClassificationTrainer):
         # The validator has arguments of its own, made of these, and refuses what Ultralytics does not know.
         self.args = type(whole)(**{name: value for name, value in vars(whole).items() if name not in DEFAULTS})
         try:
-            validator = super().get_validator()
+            return super().get_validator()
         finally:
             self.args = whole
-        self.loss_names = ("loss", "distill") if self.teacher else ("loss",)
-        return validator
-
-    def label_loss_items(self, loss_items=None, prefix: str = "train"):
-        names = [f"{prefix}/{name}" for name in self.loss_names]
-        if loss_items is None:
-            return names
-        values = loss_items.values() if isinstance(loss_items, dict) else loss_items.flatten()
-        return {name: round(float(value), 5) for name, value in zip(names, values, strict=True)}
 
     def validate(self):
         # Only while it is needed: whatever hangs on the EMA model would be written into the checkpoint.
@@ -140,7 +129,7 @@ class SlimTrainer(ClassificationTrainer):
         criterion = model.init_criterion()
         if self.teacher is None:
             return criterion
-        return _DistillationCriterion(criterion, self.teacher, self.args.temperature, self.args.alpha)
+        return functools.partial(_loss, criterion, self.teacher, self.args.temperature, self.args.alpha)
 
     def _load_teacher(self) -> ClassificationModel | None:
         check_numbers(temperature=self.args.temperature, alpha=self.args.alpha)
@@ -156,20 +145,11 @@ class SlimTrainer(ClassificationTrainer):
         return teacher
 
 
-class _DistillationCriterion:
+def _loss(criterion, teacher: ClassificationModel, temperature: float, alpha: float, preds, batch: dict):
     """Ultralytics' loss, and the distance from the teacher as a second loss item."""
-
-    def __init__(self, criterion, teacher: ClassificationModel, temperature: float, alpha: float):
-        self.criterion, self.teacher, self.temperature, self.alpha = criterion, teacher, temperature, alpha
-
-    def __call__(self, preds, batch: dict[str, torch.Tensor]):
-        label_loss, items = self.criterion(preds, batch)
-        scores = preds[1] if isinstance(preds, list | tuple) else preds
-        with torch.no_grad():
-            answers = logits(self.teacher, batch["img"].to(next(self.teacher.parameters()).dtype))
-        distance = soft_target_loss(scores.float(), answers.float(), self.temperature)
-        if isinstance(items, dict):
-            items = {**items, "distill": distance.detach()}
-        else:  # Ultralytics before 8.4
-            items = torch.stack([items, distance.detach()])
-        return (1 - self.alpha) * label_loss + self.alpha * distance, items
+    label_loss, items = criterion(preds, batch)
+    scores = preds[1] if isinstance(preds, list | tuple) else preds
+    with torch.no_grad():
+        answers = logits(teacher, batch["img"].to(next(teacher.parameters()).dtype))
+    distance = soft_target_loss(scores.float(), answers.float(), temperature)
+    return (1 - alpha) * label_loss + alpha * distance, {**items, "distill": distance.detach()}

@@ -1,12 +1,9 @@
 """compress(): the stages of a recipe, one after the other, each with its scorecard.
 
-A recipe is a list of stages, and a stage is a function of this package with its settings: nothing that a learner could
-not type cell by cell. ``stages`` runs them, ``results`` shows what came of them, ``budgets`` plans a recipe for so many
-bytes or milliseconds, and ``within_budget`` tries plans out. Used in lessons 08 to 10; ``recipes/slim.yaml`` is the
-recipe that made the shipped ``nano.slim``. Leaves out: trying many recipes (``search.sweep``).
+A stage is a function of this package with its settings: nothing that a learner could not type cell by cell. ``stages``
+runs them, ``results`` shows what came of them, ``budgets`` plans a recipe for so many bytes or milliseconds, and
+``within_budget`` tries plans out. Used in lessons 08 to 10. Leaves out: trying many recipes (``search.sweep``).
 """
-
-from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
@@ -21,7 +18,7 @@ from yolo_slim_lessons.compression.results import Compression, StageResult, Targ
 from yolo_slim_lessons.compression.stages import STAGES, RecipeRun, packed_bytes, read_stages
 from yolo_slim_lessons.compression.within_budget import compress_within
 from yolo_slim_lessons.data import ImageData
-from yolo_slim_lessons.deployment.speed import onnx_runner
+from yolo_slim_lessons.deployment import onnx_runner
 from yolo_slim_lessons.distillation import check_teacher
 from yolo_slim_lessons.measurement import compare, count_macs, count_parameters, evaluate
 from yolo_slim_lessons.models import check_classifier, image_size_of
@@ -43,21 +40,20 @@ def compress(
 
     Only ``data.train`` is learned from and only ``data.val`` is looked at; ``data.test`` stays for the report.
 
-    With a ``Budget``, ``plan_recipe`` makes the recipe, and the result says of each target whether it was met, as
-    measured in the end. What ``max_drop`` leaves of the accuracy only training tells: without ``target_bytes``, sizes
-    of 1/256 to 1/4 of the FP32 weights, each half as large as the next, are tried by bisection, three of the seven with
-    ``epochs`` each, and the smallest is kept that lost no more, or the last that was tried if all did.
+    With a ``Budget``, ``plan_recipe`` makes the recipe, and the result says of each target whether it was met. How much
+    accuracy is lost only training tells: for ``max_drop`` without ``target_bytes``, sizes of 1/256 to 1/4 of the FP32
+    weights, each half as large as the next, are tried by bisection, three of the seven with ``epochs`` each, and the
+    smallest is kept that lost no more, or the last that was tried if all did.
 
     Args:
         model: a float classifier; it is left alone.
         data: what to train on and to choose by.
-        recipe: the name of a shipped one (``"slim"``, ``"lossless"`` or ``"fast"``, of which only seed and stages
-            count here), the path of a YAML file, what stands in one, such as ``{"seed": 0, "stages":
-            [{"prune_channels": {"target_parameters": 0.2}}, …]}``, or a ``Budget``. The names of stages are those of
-            ``STAGES``.
+        recipe: the name of a shipped one (``"slim"``, which made ``nano.slim``, ``"lossless"`` or ``"fast"``; only
+            seed and stages count here), the path of a YAML file, what stands in one, such as ``{"seed": 0, "stages":
+            [{"prune_channels": {"target_parameters": 0.2}}, …]}``, with names from ``STAGES``, or a ``Budget``.
         teacher: for ``distill`` and ``train_quantized``; ``None`` takes ``model`` itself.
-        folder: keeps what each stage made, the state of trainings, and the recipes that were planned, as YAML. The
-            same call goes on there after it was stopped. ``None`` keeps nothing.
+        folder: keeps what each stage made, the state of trainings, and planned recipes, so that the same call goes on
+            there after it was stopped. ``None`` keeps nothing.
         latency: time each stage's model in ONNX Runtime, in turns with the first. ``target_latency`` always does.
         progress: show a progress bar.
 
@@ -78,16 +74,14 @@ def compress(
     if teacher is not None:
         check_teacher(model, teacher)
     folder = None if folder is None else Path(folder)
-    if isinstance(recipe, Budget):
-        timed = latency or recipe.target_latency is not None
-        run = functools.partial(_run, model, data, teacher=teacher, folder=folder, latency=timed, progress=progress)
-        return compress_within(recipe, model, data, folder, progress, run)
-    return _run(model, data, recipe, teacher, folder, latency, progress)
+    timed = latency or (isinstance(recipe, Budget) and recipe.target_latency is not None)
+    run = functools.partial(_run, model, data, teacher or model, folder, timed, progress)
+    return compress_within(recipe, model, data, folder, progress, run) if isinstance(recipe, Budget) else run(recipe)
 
 
-def _run(model, data, recipe, teacher, folder, latency, progress) -> Compression:
+def _run(model, data, teacher, folder, latency, progress, recipe) -> Compression:
     recipe = read_stages(recipe)
-    run = RecipeRun(model, teacher or model, data, recipe["seed"], folder, progress)
+    run = RecipeRun(model, teacher, data, recipe["seed"], folder, progress)
     stages = [_measured("start", {}, model, data, 0.0)]
     with tqdm(recipe["stages"], disable=not progress, leave=False) as bar:
         for name, settings in bar:
@@ -102,13 +96,6 @@ def _run(model, data, recipe, teacher, folder, latency, progress) -> Compression
 
 
 def _measured(name: str, settings: Mapping, model: ClassificationModel, data: ImageData, seconds: float) -> StageResult:
-    return StageResult(
-        name,
-        settings,
-        model,
-        evaluate(model, data.val, progress=False),
-        count_parameters(model),
-        count_macs(model),
-        packed_bytes(model),
-        seconds,
-    )
+    scores = evaluate(model, data.val, progress=False)
+    counts = count_parameters(model), count_macs(model)
+    return StageResult(name, settings, model, scores, *counts, packed_bytes(model), seconds)

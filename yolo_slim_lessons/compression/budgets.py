@@ -1,12 +1,9 @@
 """Budgets: from bytes and milliseconds to a recipe with a rate for each layer and bits for each layer.
 
-``plan_recipe`` trains nothing. It looks at some hundred images of ``val``, once with each layer narrowed and once with
-each layer rounded, and spends the budget where the answers move least. What it returns is a plain recipe, to be dumped
-as YAML, read, edited, and given to ``compress``. Used in lesson 08. Leaves out: energy, memory, and the accuracy that
-training wins back, which only training tells; ``compress`` measures it for ``max_drop``.
+``survey_layers`` looks at some hundred images of ``val`` with each layer narrowed and with each layer rounded, and
+``plan_recipe`` spends the budget where the answers moved least; nothing is trained. Used in lesson 08. Leaves out:
+energy, memory, and the accuracy that training wins back, which ``compress`` measures for ``max_drop``.
 """
-
-from __future__ import annotations
 
 import math
 from bisect import bisect_left
@@ -19,7 +16,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.compression.channel_scan import ChannelScan, narrower_models, scan_channels
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.deployment.speed import onnx_runner
+from yolo_slim_lessons.deployment import onnx_runner
 from yolo_slim_lessons.measurement import time_model
 from yolo_slim_lessons.models import check_classifier, image_size_of
 from yolo_slim_lessons.packing import packed_sizes
@@ -51,8 +48,8 @@ class Budget:
         target_bytes: of the ``.slim`` file, at most.
         target_latency: milliseconds for one image in ONNX Runtime on this machine (the median), at most.
         max_drop: top-1 that may be lost on ``val``, 0…1: 0.01 is one point.
-        epochs: how often training may look at each image, in all stages together; 0 for no training at all. With
-            ``max_drop`` but no ``target_bytes``, ``compress`` spends them up to three times.
+        epochs: how often training may look at each image, in all stages together; 0 for none. With ``max_drop`` but no
+            ``target_bytes``, ``compress`` spends them up to three times.
 
     Example:
         >>> budget = Budget(target_bytes=50_000, max_drop=0.01)
@@ -66,7 +63,7 @@ class Budget:
     def __post_init__(self):
         if self.target_bytes is None and self.target_latency is None and self.max_drop is None:
             raise ValueError("Budget without a target: expected target_bytes, target_latency or max_drop")
-        for name, allowed, expected in (
+        for name, is_allowed, expected in (
             ("target_bytes", lambda value: 0 < value < math.inf, "a number of bytes above 0, such as 50_000"),
             ("target_latency", lambda value: 0 < value < math.inf, "milliseconds above 0, such as 1.5"),
             ("max_drop", lambda value: 0 <= value < 1, "0 or more, less than 1: 0.01 is one point"),
@@ -77,7 +74,7 @@ class Budget:
                 continue
             if isinstance(value, bool) or not isinstance(value, Real):
                 raise TypeError(f"{name}={value!r}: expected {expected}")
-            if not allowed(value):  # NaN, too
+            if not is_allowed(value):  # NaN, too
                 raise ValueError(f"{name}={value!r}: expected {expected}")
 
 
@@ -117,8 +114,8 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
 
     First channels go until the model is fast enough, those that cost least for the multiplications they save. Then,
     among narrower and narrower models, each with the bits that cost least within the bytes (``choose_bits``), the one
-    that costs least in all is taken. The bytes are those that the model would need if it were packed untrained; what
-    training adds or takes off comes later. The same survey and timings give the same recipe.
+    that costs least in all is taken. The bytes are those of the model packed untrained. The same survey and timings
+    give the same recipe.
 
     Args:
         model: what was surveyed; it is left alone.
@@ -126,11 +123,11 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
         budget: its ``max_drop`` does not count here, for what training wins back is not known before.
 
     Returns:
-        ``{"seed": 0, "stages": […]}``, for ``compress``: ``prune_channels`` with a rate for each layer, training within
-        ``budget.epochs``, and with ``target_bytes`` bits for each layer.
+        ``{"seed": 0, "stages": […]}``, for ``compress``, or to be kept as YAML and edited: ``prune_channels`` with a
+        rate for each layer, training within ``budget.epochs``, and with ``target_bytes`` bits for each layer.
 
     Raises:
-        ValueError: neither target is given, or one cannot be met; the least possible is named. Or packing cannot
+        ValueError: neither target is given, one cannot be met (the least possible is named), or packing cannot
             describe a model that is to fit into so many bytes.
         TypeError: ``budget`` is no ``Budget``.
 
@@ -160,7 +157,7 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
 
 
 def check_packable(model: ClassificationModel, name: str, target: float) -> None:
-    """Raise ``ValueError`` if packing cannot describe ``model``, as target ``name`` needs the size of its file."""
+    """Raise ``ValueError`` if packing cannot describe ``model``: target ``name`` needs the size of its file."""
     try:
         packed_sizes(model)
     except ValueError as error:
@@ -171,22 +168,18 @@ def check_packable(model: ClassificationModel, name: str, target: float) -> None
 
 def _fast_enough(model: ClassificationModel, scan: ChannelScan, target: float) -> np.ndarray:
     """The counts of the first model in the sequence of falling MACs that stays below the target with a margin."""
-    models = narrower_models(model, scan, "MACs")
 
-    def latency(number: int) -> float:
-        narrow = _narrowed(model, scan.rates(models[number]))
+    def latency(counts: np.ndarray) -> float:
+        narrow = _narrowed(model, scan.rates(counts))
         return time_model(onnx_runner(narrow), image_size=image_size_of(model)).median
 
-    last = len(models) - 1
-    if (least := latency(last)) > target:
+    models = narrower_models(model, scan, "MACs")
+    if (least := latency(models[-1])) > target:
         raise ValueError(f"target_latency={target!r}: the narrowest model takes {least:.3g} ms, expected at least that")
-    number = bisect_left(range(last), True, key=lambda number: latency(number) <= LATENCY_MARGIN * target)
-    return models[number]
+    return models[bisect_left(models[:-1], True, key=lambda counts: latency(counts) <= LATENCY_MARGIN * target)]
 
 
-def _small_enough(
-    model: ClassificationModel, survey: Survey, start: np.ndarray | None, target: float
-) -> tuple[dict[str, float], dict[str, int]]:
+def _small_enough(model: ClassificationModel, survey: Survey, start, target: float) -> tuple[dict, dict]:
     """Rates and bits with the least sum of losses whose model, untrained, packs into ``target`` bytes."""
     enough, most = (share * target for share in SIZES)
     candidates = []
@@ -201,7 +194,8 @@ def _small_enough(
         before, planned = planned, _cheapest(candidates, allowed)
         if planned == before:
             break
-        size = _packed(model, *planned)
+        rates, bits = planned
+        size = packed_sizes(round_biases(quantize_integer(_narrowed(model, rates), bits))).file
         if best_size < size <= most:
             best, best_size = planned, size
         if enough <= size <= most:
@@ -215,40 +209,34 @@ def _small_enough(
 
 
 def _may_fit(model: ClassificationModel, survey: Survey, models: list, most: float) -> list[np.ndarray]:
-    """Those of ``models`` to plan bits for, in steps of ``STEP`` and always the last.
+    """Those of ``models`` to plan bits for, in steps of ``STEP``, or the last one.
 
     The others are too large even at the fewest bits, or smaller than one that fits at the most bits with room to spare.
     """
     price = layer_prices(model, survey.channels.groups, "parameters")
     fewest, most_bits = min(survey.bits.bits), max(survey.bits.bits)
-    kept, next_step = [], math.inf
+    kept, next_step = [], MOST_CODED * most * 8 / fewest
     for counts in models:
         parameters = price(counts)
-        too_large = parameters * fewest / 8 > MOST_CODED * most
-        if (too_large or parameters > next_step) and counts is not models[-1]:
-            continue
-        kept.append(counts)
-        next_step = STEP * parameters
-        if parameters * most_bits / 8 < most / 2:
-            break
+        if parameters <= next_step or counts is models[-1]:
+            kept.append(counts)
+            next_step = STEP * parameters
+            if parameters * most_bits / 8 < most / 2:
+                break
     return kept
 
 
 def _cheapest(candidates: list, allowed: float) -> tuple[dict[str, float], dict[str, int]]:
     plans = []
-    for number, (loss, rates, bit_scan) in enumerate(candidates):
-        if number < len(candidates) - 1 and bit_scan.bytes.min(1).sum() > allowed:
+    for number, (loss, rates, bit_scan) in enumerate(candidates, start=1):
+        least = bit_scan.bytes.min(1).sum()
+        if least > allowed and number < len(candidates):  # the last is the smallest there is: planned in any case
             continue
-        # The last candidate is the smallest there is: it is planned even if it does not fit.
-        bits = choose_bits(bit_scan, max(allowed, bit_scan.bytes.min(1).sum()))
+        bits = choose_bits(bit_scan, max(allowed, least))
         columns = [bit_scan.bits.index(bits[layer]) for layer in bit_scan.layers]
         loss += bit_scan.loss[np.arange(len(columns)), columns].sum()
-        plans.append((loss, number, rates, bits))
-    return min(plans, key=lambda plan: plan[:2])[2:]
-
-
-def _packed(model: ClassificationModel, rates: Mapping[str, float], bits: Mapping[str, int]) -> int:
-    return packed_sizes(round_biases(quantize_integer(_narrowed(model, rates), bits))).file
+        plans.append((loss, rates, bits))
+    return min(plans, key=lambda plan: plan[0])[1:]
 
 
 def _narrowed(model: ClassificationModel, rates: Mapping[str, float]) -> ClassificationModel:
@@ -258,15 +246,14 @@ def _narrowed(model: ClassificationModel, rates: Mapping[str, float]) -> Classif
 def _stages(rates: dict[str, float], bits: dict[str, int] | None, epochs: int) -> list[dict]:
     """The stages of a plan; three quarters of the epochs train the float model, the rest the rounded one."""
     rounded_epochs = 0 if bits is None else math.ceil(epochs / 4) if rates else epochs
-    float_epochs = epochs - rounded_epochs
-    versions = min(epochs, MOST_VERSIONS)
+    float_epochs, versions = epochs - rounded_epochs, {"versions": min(epochs, MOST_VERSIONS)}
     stages: list[dict] = []
     if rates:
-        training = {"epochs": float_epochs, "versions": versions}
+        training = {"epochs": float_epochs} | versions
         stages.append({"prune_channels": {"prune_rate": rates}})
         stages.append({"distill": training} if float_epochs else {"reestimate_batchnorm": {}})
     if bits:
-        training = {"bits": bits, "epochs": rounded_epochs, "versions": versions}
+        training = {"bits": bits, "epochs": rounded_epochs} | versions
         stages.append({"train_quantized": training} if rounded_epochs else {"quantize_integer": {"bits": bits}})
         stages.append({"round_biases": {}})
     return stages

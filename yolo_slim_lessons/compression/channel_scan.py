@@ -1,14 +1,10 @@
 """What each layer's channels are worth, and with that a sequence of models from whole to narrowest.
 
-One layer at a time loses channels, and the answers on ``val`` say what that costs; then channels are removed in the
-order of what they cost for what they save. Used in lesson 08, by ``plan_recipe``. Leaves out: that losses of several
-layers are more than their sum, and what training wins back.
+Used in lesson 08, by ``plan_recipe``. Leaves out: that losses of several layers are more than their sum, and what
+training wins back.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,23 +22,17 @@ from yolo_slim_lessons.pruning.channels.budget import full_counts, layer_prices,
 ROUND_TO = 8  # channels at a time, as prune_channels does
 BATCH = 256  # images at a time, at most
 TRIED_RATES = (0.25, 0.5, 0.75, 0.875)
+ALL = 1 - 1e-9  # the rate that leaves the fewest channels there can be
 
 
 @dataclass(frozen=True)
 class ChannelScan:
-    """What it costs to narrow one layer alone, or several that are tied.
+    """What it costs to narrow one family alone: a layer, or several that are tied."""
 
-    Attributes:
-        groups: ``channel_groups`` of the model.
-        families: positions of groups that keep equally many channels, F arrays of them.
-        counts: how many channels were kept, from all to few, F arrays.
-        losses: divergence of the answers on ``val``, nats, for each of ``counts``; never falling.
-    """
-
-    groups: list[ChannelGroup]
-    families: list[np.ndarray]
-    counts: list[np.ndarray]
-    losses: list[np.ndarray]
+    groups: list[ChannelGroup]  # ``channel_groups`` of the model
+    families: list[np.ndarray]  # positions of groups that keep equally many channels
+    counts: list[np.ndarray]  # of each family: how many channels were kept, from all to few
+    losses: list[np.ndarray]  # and the divergence of the answers, nats, for each of these; never falling
 
     def loss(self, counts: np.ndarray) -> float:
         """The sum of what all families lose with ``counts``, one for each group."""
@@ -54,20 +44,18 @@ class ChannelScan:
 
     def rates(self, counts: np.ndarray) -> dict[str, float]:
         """``counts``, one for each group, as ``prune_channels`` takes them: name of a layer → rate."""
-        full = full_counts(self.groups)
-        firsts = [members[0] for members in self.families]
-        return {
-            self.groups[first].producers[0].layer: round(float(1 - counts[first] / full[first]), 6)
-            for first in firsts
-            if counts[first] < full[first]
-        }
+        rates = {}
+        for first, *_ in self.families:
+            group = self.groups[first]
+            if counts[first] < group.size:
+                rates[group.producers[0].layer] = round(float(1 - counts[first] / group.size), 6)
+        return rates
 
 
 def scan_channels(model: ClassificationModel, split: Split, progress: bool = True) -> ChannelScan:
-    """Narrow one family of layers at a time and see how far the answers move.
+    """Narrow one family of layers at a time and see how far the answers on ``split`` move.
 
-    BatchNorm normalizes by the images at hand, in the whole model as in the narrow ones. What outdated statistics would
-    cost does not count, as ``reestimate_batchnorm`` mends them.
+    BatchNorm normalizes by the images at hand: what outdated statistics would cost, ``reestimate_batchnorm`` mends.
     """
     groups = channel_groups(model)
     full = full_counts(groups)
@@ -75,24 +63,22 @@ def scan_channels(model: ClassificationModel, split: Split, progress: bool = Tru
     for group in groups:
         if group.prunable:
             layer = group.producers[0].layer
-            smallest = rated_counts(groups, {layer: 1 - 1e-9}, ROUND_TO)
+            smallest = rated_counts(groups, {layer: ALL}, ROUND_TO)
             if members := tuple(np.flatnonzero(smallest < full).tolist()):
                 families.setdefault(members, layer)
     expected = _log_answers(model, split)
     counts, losses = [], []
-    with tqdm(total=len(families), desc="scan channels", disable=not progress, leave=False) as bar:
-        for members, layer in families.items():
-            kept, lost = [full[members[0]]], [0.0]
-            for rate in (*TRIED_RATES, 1 - 1e-9):
-                count = rated_counts(groups, {layer: rate}, ROUND_TO)[members[0]]
-                if count < kept[-1]:
-                    narrow = prune_channels(model, {layer: rate}, round_to=ROUND_TO)
-                    moved = F.kl_div(_log_answers(narrow, split), expected, reduction="batchmean", log_target=True)
-                    kept.append(count)
-                    lost.append(max(moved.item(), lost[-1]))
-            counts.append(np.array(kept))
-            losses.append(np.array(lost))
-            bar.update()
+    for members, layer in tqdm(families.items(), "scan channels", disable=not progress, leave=False):
+        kept, lost = [full[members[0]]], [0.0]
+        for rate in (*TRIED_RATES, ALL):
+            count = rated_counts(groups, {layer: rate}, ROUND_TO)[members[0]]
+            if count < kept[-1]:
+                narrow = prune_channels(model, {layer: rate}, round_to=ROUND_TO)
+                moved = F.kl_div(_log_answers(narrow, split), expected, reduction="batchmean", log_target=True)
+                kept.append(count)
+                lost.append(max(moved.item(), lost[-1]))
+        counts.append(np.array(kept))
+        losses.append(np.array(lost))
     return ChannelScan(groups, [np.array(members) for members in families], counts, losses)
 
 
@@ -110,7 +96,7 @@ def narrower_models(
     Returns:
         For each model the channels that each group keeps.
     """
-    price: Callable = layer_prices(model, scan.groups, unit)
+    price = layer_prices(model, scan.groups, unit)
     smallest = smallest_counts(scan.groups, ROUND_TO)
     counts = full_counts(scan.groups) if start is None else start
     models = [counts]

@@ -1,10 +1,8 @@
 """A model card: one page that tells whoever meets a model what it is, how good it is, and where it fails.
 
-After Mitchell et al. (2019). All that can be measured is measured here; what only its maker knows is asked for. Used in
-lessons 09 and 10. Leaves out: speed, which belongs to a machine and not to a model (``measurement.compare``).
+After Mitchell et al. (2019). Used in lessons 09 and 10. Leaves out: speed, which belongs to a machine and not to a
+model (``measurement.compare``).
 """
-
-from __future__ import annotations
 
 import datetime
 import hashlib

@@ -1,11 +1,8 @@
 """The report on a compression: what was done, what it cost, what came out, as one page of HTML and one of Markdown.
 
-Both pages come from the same text, so that they cannot differ. The HTML page is a single file with its pictures inside,
-to be mailed or printed; the Markdown page has them in a folder beside it. Used in lesson 10. Leaves out: what the
-results mean, which the author writes.
+The HTML page is a single file with its pictures inside, to be mailed or printed; the Markdown page has them in a folder
+beside it. Used in lesson 10. Leaves out: what the results mean, which the author writes.
 """
-
-from __future__ import annotations
 
 import base64
 import datetime
@@ -49,14 +46,13 @@ def write_report(
 
     Args:
         folder: made if need be; files of an earlier report are replaced.
-        result: from ``compress``: its stages, its recipe and its budget.
-        title: of the page. Any characters, as in the other plain texts: none is taken for Markdown or HTML.
+        result: from ``compress``.
+        title: of the page; as in the other plain texts, no character is taken for Markdown or HTML.
         card: from ``model_card``, as Markdown; it also lists the files made.
         introduction: what it is about; an empty line begins a new paragraph.
         scorecards: name → scorecard, side by side, such as before and after.
         tables: title → rows; the first row is the head.
-        figures: what it shows, in a sentence → PNG; the sentence stands below the figure, and is what readers get who
-            do not see it.
+        figures: what it shows, in a sentence → PNG; the sentence stands below, and for readers who do not see it.
         test_looks: how often test images were looked at before the end; ``None`` if nobody has counted.
         notes: one sentence each.
 
@@ -136,11 +132,10 @@ def _table(rows: Sequence[Sequence[object]]) -> str:
 
 
 def _side_by_side(scorecards: Mapping[str, Scorecard]) -> list[str]:
-    if not scorecards:
-        return []
     columns = [dict(scorecard.rows()) for scorecard in scorecards.values()]
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    return [_table([("", *scorecards), *((name, *(column.get(name, "") for column in columns)) for name in names)])]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = [(name, *(column.get(name, "") for column in columns)) for name in names]
+    return [_table([("", *scorecards), *rows])] if rows else []
 
 
 def _looks_at_test(count: int | None) -> str:

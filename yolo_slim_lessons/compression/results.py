@@ -3,8 +3,6 @@
 Leaves out: running the stages.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,9 +22,8 @@ class StageResult:
         name: of the stage, a key of ``STAGES``; ``"start"`` for the model that was given.
         settings: what the stage was called with.
         model: what came out.
-        scores: on the images of ``data.val``.
-        parameters: weights, biases and BatchNorm factors.
-        macs: multiply-accumulate operations for one image.
+        scores: on ``data.val``.
+        parameters, macs: as ``count_parameters`` and ``count_macs`` count them.
         packed_bytes: of the ``.slim`` file; ``None`` for a network that packing cannot describe.
         seconds: that the stage took, when it was run.
         latency: the first model and this one in ONNX Runtime, in turns, one image at a time; ``None`` if not timed.
@@ -56,10 +53,9 @@ class Target:
         return self.measured <= self.allowed
 
     def __str__(self) -> str:
-        def text(value: float) -> str:
-            return f"{value:,.0f}" if self.name == "target_bytes" else f"{value:.4g}"
-
-        return f"{self.name} {'met' if self.met else 'NOT met'}: {text(self.measured)}, allowed {text(self.allowed)}"
+        form = ",.0f" if self.name == "target_bytes" else ".4g"
+        verdict = "met" if self.met else "NOT met"
+        return f"{self.name} {verdict}: {self.measured:{form}}, allowed {self.allowed:{form}}"
 
 
 @dataclass(frozen=True)
@@ -69,14 +65,14 @@ class Compression:
     Attributes:
         stages: the start, and one entry for each stage of the recipe.
         recipe: what was run, in the types of YAML: ``{"seed": 0, "stages": [{name: settings}, …]}``.
-        targets: those of a ``Budget``, in its order; empty if there was none.
+        targets: those of a ``Budget``, in its order.
         attempts: for ``max_drop``, what else was tried, in that order.
     """
 
     stages: tuple[StageResult, ...]
     recipe: Mapping[str, object] = field(repr=False)
     targets: tuple[Target, ...] = ()
-    attempts: tuple[Compression, ...] = field(default=(), repr=False)
+    attempts: tuple["Compression", ...] = field(default=(), repr=False)
 
     @property
     def model(self) -> ClassificationModel:
@@ -90,10 +86,7 @@ class Compression:
 
     @property
     def factor(self) -> float | None:
-        """How many times smaller the ``.slim`` file is than the first model's FP32 weights, 4 bytes a parameter.
-
-        ``None`` for a network that packing cannot describe.
-        """
+        """How many times smaller the ``.slim`` file is than the first model's FP32 weights; ``None`` without a file."""
         return self._times_smaller(self.stages[-1])
 
     def _times_smaller(self, stage: StageResult) -> float | None:
@@ -109,23 +102,20 @@ class Compression:
         return HEAD + (LATENCY_HEAD if self.stages[0].latency else ())
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table: stage, top-1 on val with its interval, parameters, MACs, bytes, times smaller; and speed if timed.
+        """The table below ``head``, a row for each stage; times smaller as in ``factor``."""
+        return [self._row(stage) for stage in self.stages]
 
-        Files are compared with the first model's FP32 weights, as in ``factor``.
-        """
-        rows = []
-        for stage in self.stages:
-            low, high = stage.scores.interval
-            row = [stage.name, f"{stage.scores.top1:.2%}", f"{low:.1%} to {high:.1%}"]
-            row += [f"{stage.parameters:,}", f"{stage.macs / 1e6:.2f}"]
-            if stage.packed_bytes is None:
-                row += ["not packable", ""]
-            else:
-                row += [f"{stage.packed_bytes:,}", f"{self._times_smaller(stage):.1f}"]
-            if stage.latency:
-                row += [f"{stage.latency.second.median:.2f}", f"{1 / stage.latency.ratio:.2f}"]
-            rows.append(tuple(row))
-        return rows
+    def _row(self, stage: StageResult) -> tuple[str, ...]:
+        low, high = stage.scores.interval
+        row = [stage.name, f"{stage.scores.top1:.2%}", f"{low:.1%} to {high:.1%}"]
+        row += [f"{stage.parameters:,}", f"{stage.macs / 1e6:.2f}"]
+        if stage.packed_bytes is None:
+            row += ["not packable", ""]
+        else:
+            row += [f"{stage.packed_bytes:,}", f"{self._times_smaller(stage):.1f}"]
+        if stage.latency:
+            row += [f"{stage.latency.second.median:.2f}", f"{1 / stage.latency.ratio:.2f}"]
+        return tuple(row)
 
     def __repr__(self) -> str:
         lines = ["  ".join(f"{cell:>18}" for cell in row) for row in (self.head(), *self.rows())]

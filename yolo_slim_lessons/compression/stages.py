@@ -3,8 +3,6 @@
 Leaves out: their order and their scorecards (``compress``).
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -56,14 +54,12 @@ def read_stages(recipe: str | Path | Mapping[str, object]) -> dict:
 
 def _read(recipe: str | Path) -> object:
     """What stands in the file of a recipe; a name of one that is shipped goes before a path."""
-    files = {file.stem: file for file in RECIPES_DIR.glob("*.yaml")}
-    shipped = {name: file for name, file in files.items() if "\nstart:" in file.read_text(encoding="utf-8")}
+    files = RECIPES_DIR.glob("*.yaml")
+    shipped = {file.stem: file for file in files if "\nstart:" in file.read_text(encoding="utf-8")}
     file = Path(shipped.get(recipe, recipe))
     if not file.is_file():
-        raise FileNotFoundError(
-            f"recipe={str(recipe)!r}: there is no such file; expected the path of a YAML file, or one of "
-            f"{sorted(shipped)}"
-        )
+        expected = f"expected the path of a YAML file, or one of {sorted(shipped)}"
+        raise FileNotFoundError(f"recipe={str(recipe)!r}: there is no such file; {expected}")
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -74,8 +70,7 @@ class RecipeRun:
     """What the stages of a recipe share: data, teacher, seed, and the folder in which finished stages are found again.
 
     Attributes:
-        data, teacher, seed, progress: as ``compress`` was given them.
-        folder: ``None`` keeps nothing.
+        data, teacher, seed, progress, folder: as ``compress`` was given them.
         history: all that the next stage depends on; its files are named by a hash of that.
     """
 
@@ -101,13 +96,14 @@ class RecipeRun:
         self.history.append([name, settings])
         finished = self._file(f"{name}.slim")
         if finished and finished.exists():
-            note = json.loads(self._file(f"{name}.json").read_text(encoding="utf-8"))
-            found = load_packed(finished)
-            if note.get("pruned_layers"):
-                found.pruned_layers = note["pruned_layers"]
-            return found, note["seconds"]
+            note = json.loads(finished.with_suffix(".json").read_text(encoding="utf-8"))
+            return load_packed(finished), note["seconds"]
         started = time.monotonic()
-        made = self._made(model, name, dict(settings))
+        function, shared = STAGES[name]
+        options = {argument: getattr(self, argument) for argument in shared} | settings
+        if function in (distill, train_quantized):
+            options.setdefault("cache", self.answers(options.pop("versions", None)))
+        made = function(model, **options)
         seconds = time.monotonic() - started
         if finished:
             self._keep(made, finished, {"stage": name, "settings": settings, "seconds": seconds})
@@ -115,26 +111,15 @@ class RecipeRun:
 
     def _keep(self, made: ClassificationModel, finished: Path, note: dict) -> None:
         """Write what a stage made; if it cannot be packed, the state of its training stays instead."""
-        # Whose zeros the next training keeps: a .slim file does not say.
-        text = json.dumps(note | {"pruned_layers": getattr(made, "pruned_layers", None)})
+        text = json.dumps(note)
         write_atomically(finished.with_suffix(".json"), lambda file: file.write_text(text, encoding="utf-8"))
         with contextlib.suppress(ValueError):
             save_packed(made, finished)
             self.checkpoint.unlink(missing_ok=True)
 
-    def _made(self, model: ClassificationModel, name: str, settings: dict) -> ClassificationModel:
-        function, shared = STAGES[name]
-        options = {argument: getattr(self, argument) for argument in shared}
-        if function in (distill, train_quantized):
-            options["cache"] = self.answers(settings.pop("versions", None))
-        return function(model, **options | settings)
-
     def answers(self, versions: int | None) -> TeacherCache | None:
-        """The teacher's, to so many versions of each image; kept in the folder, for other recipes to use.
-
-        Without ``versions``, the teacher is asked anew in every epoch, and there is nothing to keep.
-        """
-        if versions is None:
+        """The teacher's, to so many versions of each image; kept in the folder, for other recipes to use."""
+        if versions is None:  # the teacher is asked anew in every epoch
             return None
         file = self.folder and self.folder / f"answers-{hash_of([*self.history[1:4], versions])}.pt"
         if file and file.exists():

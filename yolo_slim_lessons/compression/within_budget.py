@@ -3,9 +3,8 @@
 Leaves out: the plan itself (``budgets.plan_recipe``).
 """
 
-from __future__ import annotations
-
 import functools
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,51 +34,47 @@ def compress_within(
     for name in ("target_bytes", "max_drop"):
         if getattr(budget, name) is not None:
             check_packable(model, name, getattr(budget, name))
-    planner = _Planner(model, data, folder, progress)
+
+    @functools.cache
+    def survey() -> Survey:  # made when it is first needed
+        return survey_layers(model, data.val, progress=progress)
+
+    def plan(budget: Budget) -> dict | Path:
+        return _plan(budget, model, data, folder, survey)
+
     if budget.max_drop is None or budget.target_bytes is not None:
-        return _compared(run(planner.plan(budget)), budget)
-    sizes = [4 * count_parameters(model) // factor for factor in FACTORS]
-    attempts, best, impossible = [], None, None
-    while sizes:
-        middle = len(sizes) // 2
-        smaller, larger = sizes[:middle], sizes[middle + 1 :]
+        return _compared(run(plan(budget)), budget)
+    attempts: list[Compression] = []
+    impossible: list[ValueError] = []
+
+    def loses_little(target_bytes: int) -> bool:
         try:
-            plan = planner.plan(replace(budget, target_bytes=sizes[middle]))
+            recipe = plan(replace(budget, target_bytes=target_bytes))
         except ValueError as error:  # nothing is that small
-            impossible, sizes = error, larger
-            continue
-        attempts.append(run(plan))
-        if attempts[-1].drop <= budget.max_drop:
-            best, sizes = attempts[-1], smaller
-        else:
-            sizes = larger
+            impossible.append(error)
+            return False
+        attempts.append(run(recipe))
+        return attempts[-1].drop <= budget.max_drop
+
+    sizes = [4 * count_parameters(model) // factor for factor in FACTORS]
+    bisect_left(sizes, True, key=loses_little)
     if not attempts:
-        raise impossible
-    best = best or attempts[-1]
-    return _compared(replace(best, attempts=tuple(each for each in attempts if each is not best)), budget)
+        raise impossible[-1]
+    best = ([made for made in attempts if made.drop <= budget.max_drop] or attempts)[-1]
+    return _compared(replace(best, attempts=tuple(made for made in attempts if made is not best)), budget)
 
 
-class _Planner:
-    """Plans recipes for one model, from one survey, which is made when it is first needed."""
-
-    def __init__(self, model: ClassificationModel, data: ImageData, folder: Path | None, progress: bool):
-        self.model, self.data, self.folder, self.progress = model, data, folder, progress
-
-    @functools.cached_property
-    def survey(self) -> Survey:
-        return survey_layers(self.model, self.data.val, progress=self.progress)
-
-    def plan(self, budget: Budget) -> dict | Path:
-        """A recipe; or, with a folder, the path of its YAML file there, which may have been edited."""
-        if self.folder is None:
-            return plan_recipe(self.model, self.survey, budget)
-        # Of what the plan depends on, so that the same call finds it again although timings differ.
-        known = [asdict(budget), fingerprint(self.model), self.data.val.fingerprint()]
-        file = self.folder / f"plan-{hash_of(known)}.yaml"
-        if not file.exists():
-            text = yaml.safe_dump(plan_recipe(self.model, self.survey, budget), sort_keys=False)
-            write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-        return file
+def _plan(budget: Budget, model: ClassificationModel, data: ImageData, folder: Path | None, survey) -> dict | Path:
+    """A recipe; or, with a folder, the path of its YAML file there, which may have been edited."""
+    if folder is None:
+        return plan_recipe(model, survey(), budget)
+    # Of what the plan depends on, so that the same call finds it again although timings differ.
+    known = [asdict(budget), fingerprint(model), data.val.fingerprint()]
+    file = folder / f"plan-{hash_of(known)}.yaml"
+    if not file.exists():
+        text = yaml.safe_dump(plan_recipe(model, survey(), budget), sort_keys=False)
+        write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return file
 
 
 def _compared(made: Compression, budget: Budget) -> Compression:

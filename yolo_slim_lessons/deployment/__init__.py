@@ -1,14 +1,14 @@
 """Leave PyTorch: a model as an ONNX file, and sessions of ONNX Runtime that run it. Used in lesson 09.
 
-``onnx_graph`` writes what the model computes, ``preprocessing`` puts the steps from a picture in front, ``session``
-runs the file, and ``speed`` times it. Leaves out: other runtimes, though many read the same files (see
-``benchmarks/deployment.py``).
+``onnx_graph`` writes what the model computes, ``preprocessing`` puts the steps from a picture in front, and ``session``
+runs the file. Leaves out: other runtimes, though many read the same files (see ``benchmarks/deployment.py``).
 """
 
-from __future__ import annotations
-
+import functools
 import json
 import numbers
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -20,11 +20,11 @@ from yolo_slim_lessons.deployment.onnx_graph import onnx_graph
 from yolo_slim_lessons.deployment.preprocessing import with_preprocessing
 from yolo_slim_lessons.deployment.session import onnx_session, run_onnx
 from yolo_slim_lessons.files import write_atomically
-from yolo_slim_lessons.models import check_classifier, image_size_of, weight_layers
+from yolo_slim_lessons.models import check_classifier, image_size_of
 from yolo_slim_lessons.quantization import QuantizedLayer, quantize_integer
 from yolo_slim_lessons.quantization.few_bits import correct_biases
 
-__all__ = ["export_onnx", "onnx_session", "run_onnx"]
+__all__ = ["export_onnx", "onnx_runner", "onnx_session", "run_onnx"]
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -44,10 +44,10 @@ def export_onnx(
     The graph reads ``images``, float N×3×H×W in 0…1, any N, and answers with ``logits``, N×classes. The file's metadata
     hold ``class_names``, a list in JSON, and ``image_size``.
 
-    What the file computes with follows from the model: FP32 for a float one; 8-bit integers (QDQ, see
-    ``onnx_graph``) for one of ``quantize_integer`` with ``activation_bits``; floats from integer weights of 4, 8 or
-    16 bits for one without. On x86 processors without VNNI, ONNX Runtime adds products of 8-bit weights in 16 bits,
-    which can overflow; weights of 7 bits cannot.
+    What the file computes with follows from the model: FP32 for a float one; 8-bit integers (QDQ, see ``onnx_graph``)
+    for one of ``quantize_integer`` with ``activation_bits``; floats from integer weights of 4, 8 or 16 bits for one
+    without. On x86 without VNNI, ONNX Runtime adds products of 8-bit weights in 16 bits, which can overflow; weights of
+    7 bits cannot.
 
     Args:
         model: a classifier, pruned or not, quantized or not; it is left alone.
@@ -56,8 +56,7 @@ def export_onnx(
         precision: ``"fp32"`` or ``"fp16"``, for a model whose weights are floats. FP16 halves the file; most processors
             convert back to compute.
         bits: quantizes a float model first. 5 to 8: weights of so many bits, activations of 8, biases corrected, all
-            by ``calibration``. 2 to 4: weights alone, rounded to nearest; ``slim.learn_rounding`` rounds better, and
-            its result can be exported likewise.
+            by ``calibration``. 2 to 4: weights alone, rounded to nearest; what ``slim.learn_rounding`` makes is better.
         calibration: for 5 bits and more, some hundred training images; labels are not looked at.
         preprocess: the graph reads ``pictures`` instead, uint8 N×H×W×3 in RGB, all of one size but of any, as a camera
             or PIL gives them, and answers with ``probabilities``. It resizes and cuts out as ``slim.load_images`` does.
@@ -78,8 +77,10 @@ def export_onnx(
     _check_arguments(model, path, precision, bits, calibration)
     size = image_size_of(model) if image_size is None else image_size
     names = list(model.names.values())
-    if bits is not None:
-        model = _quantized(model, bits, calibration)
+    if bits is not None and bits <= 4:
+        model = quantize_integer(model, bits)
+    elif bits is not None:
+        model = correct_biases(quantize_integer(model, bits, 8, calibration), model, calibration)
     graph = onnx_graph(model, size, precision)
     if preprocess:
         graph = with_preprocessing(graph, size)
@@ -90,10 +91,14 @@ def export_onnx(
     return path
 
 
-def _quantized(model: ClassificationModel, bits: int, calibration) -> ClassificationModel:
-    if bits <= 4:
-        return quantize_integer(model, bits)
-    return correct_biases(quantize_integer(model, bits, 8, calibration), model, calibration)
+def onnx_runner(model: ClassificationModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """``model`` in ONNX Runtime, as a function of images that ``time_model`` and ``compare`` can time.
+
+    What it computes with follows from the model, as ``export_onnx`` says: weights that alone are rounded run as floats.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        session = onnx_session(export_onnx(model, Path(folder) / "model.onnx"))
+    return functools.partial(run_onnx, session)
 
 
 def _check_arguments(model, path: Path, precision, bits, calibration) -> None:
@@ -104,18 +109,19 @@ def _check_arguments(model, path: Path, precision, bits, calibration) -> None:
         raise ValueError(f"precision={precision!r}: expected one of {PRECISIONS}")
     if bits is not None and (isinstance(bits, bool) or not isinstance(bits, numbers.Integral) or not 2 <= bits <= 8):
         raise ValueError(f"bits={bits!r}: expected an integer from 2 to 8, or None for a model as it is")
-    if bits is not None and bits > 4 and calibration is None:
+    ranges_are_needed = bits is not None and bits > 4
+    if ranges_are_needed and calibration is None:
         raise ValueError(
             f"bits={bits} needs calibration=: some hundred training images, such as data.train.take(512), to find the "
             "activations' ranges with"
         )
-    if calibration is not None and (bits is None or bits <= 4):
+    if calibration is not None and not ranges_are_needed:
         raise ValueError(
             f"calibration is not used with bits={bits}, which leaves activations in float: leave it out, or export "
             "slim.quantize_integer(model, bits, activation_bits=8, calibration=…)"
         )
-    quantized = any(isinstance(layer, QuantizedLayer) for _, layer in weight_layers(model))
-    if precision != "fp32" and (bits is not None or quantized):
+    has_integers = any(isinstance(layer, QuantizedLayer) for layer in model.modules())
+    if precision != "fp32" and (bits is not None or has_integers):
         raise ValueError(f"precision={precision!r}: weights are integers here; expected 'fp32'")
     rounded = getattr(model, "float_quantization", None)
     if rounded and rounded["activations"]:

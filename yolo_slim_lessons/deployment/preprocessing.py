@@ -4,11 +4,39 @@ The same steps as in ``slim.load_images``: the shorter edge is resized with PIL'
 out, and bytes become floats in 0…1. Leaves out: reading a file, and turning a photograph that a phone held sideways.
 """
 
-from __future__ import annotations
-
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import compose, parser
+
+# In ONNX's own notation. The longer edge is rounded down, as torchvision does. Without exclude_outside, the picture's
+# edge would count for what is outside. Half of what is too much is rounded to even, as torchvision does:
+# (excess + (excess / 2) mod 2) / 2.
+BEFORE = """
+before (uint8[batch, height, width, 3] pictures) => (float[batch, 3, {size}, {size}] images)
+<int64[1] edge = {{{size}}}, int64[1] two = {{2}}, int64[2] axes = {{1, 2}}, float largest = {{255}}>
+{{
+    picture_size = Shape <start = 1, end = 3> (pictures)
+    shorter = ReduceMin <keepdims = 1> (picture_size)
+    scaled = Mul (picture_size, edge)
+    new_size = Div (scaled, shorter)
+    resized = Resize <axes = [1, 2], mode = "linear", antialias = 1, exclude_outside = 1> (pictures, , , new_size)
+    excess = Sub (new_size, edge)
+    half = Div (excess, two)
+    odd = Mod (half, two)
+    even = Add (excess, odd)
+    start = Div (even, two)
+    stop = Add (start, edge)
+    centre = Slice (resized, start, stop, axes)
+    planes = Transpose <perm = [0, 3, 1, 2]> (centre)
+    floats = Cast <to = 1> (planes)
+    images = Div (floats, largest)
+}}
+"""
+AFTER = """
+after (float[batch, {classes}] logits) => (float[batch, {classes}] probabilities)
+{{
+    probabilities = Softmax <axis = 1> (logits)
+}}
+"""
 
 
 def with_preprocessing(model: onnx.ModelProto, image_size: int) -> onnx.ModelProto:
@@ -18,49 +46,9 @@ def with_preprocessing(model: onnx.ModelProto, image_size: int) -> onnx.ModelPro
         model: a graph from ``images``, float N×3×S×S, to ``logits``.
         image_size: S.
     """
-    edges = _Steps()
-    edge = edges.constant("edge", np.array([image_size]))
-    two = edges.constant("two", np.array([2]))
-    axes = edges.constant("axes", np.array([1, 2]))
-    size = edges("Shape", "pictures", start=1, end=3)
-    shorter = edges("ReduceMin", size, keepdims=1)
-    new_size = edges("Div", edges("Mul", size, edge), shorter)  # the longer edge is rounded down, as torchvision does
-    resized = edges(
-        "Resize", "pictures", "", "", new_size, axes=[1, 2], mode="linear", antialias=1, exclude_outside=1
-    )  # outside of the picture there is nothing: without exclude_outside its edge would count for it
-    # Half of what is too much, rounded to even as torchvision does: (excess + (excess / 2) mod 2) / 2.
-    excess = edges("Sub", new_size, edge)
-    odd = edges("Mod", edges("Div", excess, two), two)
-    start = edges("Div", edges("Add", excess, odd), two)
-    centre = edges("Slice", resized, start, edges("Add", start, edge), axes)
-    floats = edges("Cast", edges("Transpose", centre, perm=[0, 3, 1, 2]), to=TensorProto.FLOAT)
-    edges("Div", floats, edges.constant("largest", np.float32(255)), output="images")
-
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    graph = whole.graph
-    nodes = [*edges.nodes, *graph.node, helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1)]
-    classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    del graph.node[:], graph.input[:], graph.output[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(edges.constants)
-    graph.input.append(helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["batch", "height", "width", 3]))
-    graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", classes]))
-    return whole
-
-
-class _Steps:
-    """Nodes so far; a call adds one and returns the name of its result."""
-
-    def __init__(self):
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def __call__(self, operator: str, *inputs: str, output: str | None = None, **attributes) -> str:
-        output = output or f"preprocessing/{len(self.nodes)}_{operator}"
-        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
-        return output
-
-    def constant(self, name: str, value: np.ndarray | np.generic) -> str:
-        self.constants.append(numpy_helper.from_array(np.asarray(value), f"preprocessing.{name}"))
-        return self.constants[-1].name
+    classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    head = f'<ir_version: {model.ir_version}, opset_import: ["": {model.opset_import[0].version}]>'
+    before = parser.parse_model(head + BEFORE.format(size=image_size))
+    after = parser.parse_model(head + AFTER.format(classes=classes))
+    whole = compose.merge_models(before, model, [("images", "images")])
+    return compose.merge_models(whole, after, [("logits", "logits")])

@@ -3,8 +3,6 @@
 Leaves out: other processors than the one it runs on, though a session of ONNX Runtime takes its providers likewise.
 """
 
-from __future__ import annotations
-
 import numbers
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import onnx
 import onnxruntime
 import torch
 
+from yolo_slim_lessons.arguments import check_positive_integer
 from yolo_slim_lessons.data import Split, as_floats
 
 
@@ -21,15 +20,14 @@ def onnx_session(
 ) -> onnxruntime.InferenceSession:
     """A session on the processor; ``session.run(None, {"images": array})[0]`` are the logits.
 
-    Weights of few bits in a file whose activations are floats are made floats once, here: left to itself, ONNX Runtime
-    does so again for every batch.
+    Weights of few bits under activations that are floats are made floats once, here: left to itself, ONNX Runtime does
+    so again for every batch.
 
     Args:
         path: of an ONNX file.
         threads: ``None`` takes as many as PyTorch uses. They sleep between two calls, or a session that waits would
             slow down whatever else is timed.
-        warmup: runs on grey images before the session is handed out; the first ones take longer, since memory is
-            asked for.
+        warmup: runs on grey images before the session is handed out, as the first ones take longer.
         batch_size: images in each of these runs.
 
     Raises:
@@ -56,10 +54,10 @@ def onnx_session(
             f"path={str(path)!r} is not an ONNX model that ONNX Runtime {onnxruntime.__version__} can run ({error}): "
             "write it again with export_onnx"
         ) from error
-    if warmup:
-        grey = torch.full((batch_size, *_input_shape(session)), 128, dtype=torch.uint8)
-        for _ in range(warmup):
-            run_onnx(session, grey, batch_size)
+    entry = session.get_inputs()[0]
+    shape = (3, 64, 64) if entry.type == "tensor(uint8)" else entry.shape[1:]  # pictures may have any size
+    for _ in range(warmup):
+        run_onnx(session, torch.full((batch_size, *shape), 128, dtype=torch.uint8), batch_size)
     return session
 
 
@@ -87,8 +85,7 @@ def run_onnx(
         >>> data.class_names[run_onnx(session, data.test.images[:1]).argmax()]
         'Ankle boot'
     """
-    if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: expected a positive integer")
+    check_positive_integer("batch_size", batch_size)
     entry = session.get_inputs()[0]
     reads_bytes = entry.type == "tensor(uint8)"
     channels = 3 if reads_bytes else entry.shape[1]
@@ -104,7 +101,7 @@ def run_onnx(
         dtype = torch.uint8 if reads_bytes else torch.float32
         batches = (batch for batch, _ in images.batches(batch_size, dtype=dtype, channels=channels))
     else:
-        batches = iter(images.split(batch_size))
+        batches = images.split(batch_size)
     answers = []
     for batch in batches:
         if reads_bytes:
@@ -113,9 +110,3 @@ def run_onnx(
             batch = as_floats(batch)
         answers.append(session.run(None, {entry.name: np.ascontiguousarray(batch.cpu().numpy())})[0])
     return torch.from_numpy(np.concatenate(answers))
-
-
-def _input_shape(session: onnxruntime.InferenceSession) -> tuple[int, int, int]:
-    """Channels, height and width of images to warm up with: the graph's own, or any where it takes any."""
-    entry = session.get_inputs()[0]
-    return (3, 64, 64) if entry.type == "tensor(uint8)" else tuple(entry.shape[1:])

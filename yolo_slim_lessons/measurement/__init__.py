@@ -1,11 +1,8 @@
 """What a model is worth: right answers, size, arithmetic and time, each with its uncertainty.
 
-Questions whose answers disagree with each other, one module each: ``accuracy`` (how often right), ``size`` (how large,
-how many multiplications) and ``timing`` (how fast). ``measure`` puts them on one scorecard. Used from lesson 02 on.
-Leaves out: energy and peak memory.
+``accuracy`` counts right answers, ``size`` bytes and multiplications, ``timing`` milliseconds; ``measure`` puts them on
+one scorecard. Used from lesson 02 on. Leaves out: energy and peak memory.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -75,36 +72,27 @@ class Scorecard:
 
     def rows(self) -> list[tuple[str, str]]:
         """The table as (what, value with unit)."""
-        rows = []
-        if self.scores:
-            low, high = self.scores.interval
-            rows += [
-                ("top-1", f"{self.scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})"),
-                (
-                    "macro precision, recall, F1",
-                    f"{self.scores.precision:.2%}, {self.scores.recall:.2%}, {self.scores.f1:.2%}",
-                ),
-            ]
-        rows += [
-            ("parameters (not zero)", f"{self.parameters:,} ({self.nonzero_parameters:,})"),
-            (f"MACs for one image of {self.image_size} px", f"{self.macs:,}"),
-        ]
-        for name, size in (
-            ("weights at FP32", self.bytes),
-            ("checkpoint file at FP16", self.checkpoint_bytes),
-            ("weights as integers", self.quantized_bytes),
-        ):
-            rows += [] if size is None else [(name, f"{size / 1e6:.3f} MB")]
-        return [*rows, ("latency", str(self.latency_ms))]
+        rows = {}
+        if scores := self.scores:
+            low, high = scores.interval
+            rows["top-1"] = f"{scores.top1:.2%} (95 % interval {low:.2%} to {high:.2%})"
+            rows["macro precision, recall, F1"] = f"{scores.precision:.2%}, {scores.recall:.2%}, {scores.f1:.2%}"
+        rows["parameters (not zero)"] = f"{self.parameters:,} ({self.nonzero_parameters:,})"
+        rows[f"MACs for one image of {self.image_size} px"] = f"{self.macs:,}"
+        sizes = {
+            "weights at FP32": self.bytes,
+            "checkpoint file at FP16": self.checkpoint_bytes,
+            "weights as integers": self.quantized_bytes,
+        }
+        rows |= {name: f"{size / 1e6:.3f} MB" for name, size in sizes.items() if size is not None}
+        return [*rows.items(), ("latency", str(self.latency_ms))]
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {value}" for name, value in self.rows())
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td>{value}</td></tr>" for name, value in self.rows()
-        )
-        return f"<table>{cells}</table>"
+        rows = [f"<tr><th style='text-align:left'>{name}</th><td>{value}</td></tr>" for name, value in self.rows()]
+        return f"<table>{''.join(rows)}</table>"
 
 
 def measure(model: nn.Module, split: Split | None = None, repeats: int = 50, progress: bool = True) -> Scorecard:

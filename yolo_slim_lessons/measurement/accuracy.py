@@ -3,8 +3,6 @@
 Used from lesson 02 on. Leaves out: calibration of the probabilities, and top-5.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +35,7 @@ class Scores:
         top1: share of images whose highest score is the right class, 0…1.
         interval: Wilson's 95 % interval of ``top1`` (Wilson, 1927): what other images of the same kind could give.
         precision, recall, f1: means over the classes, each class counting the same (macro).
-        per_class: one ``ClassScores`` a class, in the order of the labels.
+        per_class: one for each class, in the order of the labels.
         confusion: counts, int64 array classes×classes; row is the true class, column the predicted one.
     """
 
@@ -103,12 +101,11 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 128, progress: bo
     Raises:
         ValueError: the split is empty, or holds labels that the model does not know.
     """
-    class_count = len(model.names)
     if len(split) == 0:
         raise ValueError("split is empty: expected at least one image")
-    unknown = split.labels[(split.labels < 0) | (split.labels >= class_count)]
+    unknown = split.labels[(split.labels < 0) | (split.labels >= len(model.names))]
     if len(unknown):
-        raise ValueError(f"split has label {unknown[0]}, but the model knows the labels 0 to {class_count - 1}")
+        raise ValueError(f"split has label {unknown[0]}, but the model knows the labels 0 to {len(model.names) - 1}")
     predicted = predict(model, split, batch_size, progress).argmax(1).numpy()
     return score(split.labels.numpy(), predicted, tuple(model.names.values()))
 
@@ -117,15 +114,15 @@ def score(labels: np.ndarray, predicted: np.ndarray, class_names: tuple[str, ...
     """``Scores`` from true and predicted labels, both int arrays of N."""
     indices = range(len(class_names))
     # A class that is never predicted has precision 0 here, without a warning.
-    precision, recall, f1, images = precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
+    columns = precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
+    precision, recall, f1, _ = columns
     correct = int((labels == predicted).sum())
-    per_class = zip(class_names, precision.tolist(), recall.tolist(), f1.tolist(), images.tolist(), strict=True)
     return Scores(
         top1=correct / len(labels),
         interval=wilson_interval(correct, len(labels)),
         precision=precision.mean().item(),
         recall=recall.mean().item(),
         f1=f1.mean().item(),
-        per_class=tuple(ClassScores(*row) for row in per_class),
+        per_class=tuple(map(ClassScores, class_names, *(column.tolist() for column in columns))),
         confusion=confusion_matrix(labels, predicted, labels=indices),
     )

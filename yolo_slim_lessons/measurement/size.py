@@ -3,14 +3,11 @@
 Used from lesson 01 on. Leaves out: peak memory and energy.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -56,7 +53,7 @@ def layer_costs(model: nn.Module, image_size: int | None = None) -> list[LayerCo
     for name, layer in weight_layers(model):
         norm = modules.get(name.removesuffix("conv") + "bn") if name.endswith(".conv") else None
         parameters = count_parameters(layer) + (count_parameters(norm) if norm else 0)
-        positions = int(np.prod(shapes[name][1:]))  # height × width; 1 for a linear layer
+        positions = math.prod(shapes[name][1:])  # height × width; 1 for a linear layer
         costs.append(LayerCost(name, parameters, layer.weight.numel() * positions, shapes[name]))
     return costs
 
@@ -93,10 +90,9 @@ def quantized_bytes(model: nn.Module) -> int | None:
 
     Without entropy coding, which ``packed_sizes`` counts.
     """
-    grids = {name: grid for name, layer in weight_layers(model) if (grid := getattr(layer, "weight_grid", None))}
-    if not grids:
+    layers = [layer for _, layer in weight_layers(model) if hasattr(layer, "weight_grid")]
+    weights = [(layer.weight.numel(), layer.weight_grid) for layer in layers]
+    if not weights:
         return None
-    weights = {name: layer.weight.numel() for name, layer in weight_layers(model)}
-    floats = count_parameters(model) - sum(weights[name] for name in grids)
-    floats += sum(grid.scale.numel() for grid in grids.values())
-    return 4 * floats + sum(math.ceil(weights[name] * grid.bits / 8) for name, grid in grids.items())
+    floats = count_parameters(model) + sum(grid.scale.numel() - count for count, grid in weights)
+    return 4 * floats + sum(math.ceil(count * grid.bits / 8) for count, grid in weights)

@@ -3,8 +3,6 @@
 Used from lesson 02 on. Leaves out: every processor but the one it runs on.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 
@@ -23,8 +21,8 @@ class Latency:
     Attributes:
         milliseconds: one number a run.
         batch_size: images a run.
-        threads: of PyTorch, for a model on the processor; ``None`` where nobody here knows: functions, such as one
-            that runs an ONNX session, have threads of their own, and other devices have none.
+        threads: of PyTorch, for a model on the processor; ``None`` for functions, such as one that runs an ONNX
+            session, and for other devices.
     """
 
     milliseconds: np.ndarray
@@ -42,10 +40,8 @@ class Latency:
 
     def __repr__(self) -> str:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}, " if self.threads else ""
-        return (
-            f"{self.median:.2f} ms (p95 {self.p95:.2f} ms; batch {self.batch_size}, "
-            f"{threads}{len(self.milliseconds)} runs)"
-        )
+        how = f"batch {self.batch_size}, {threads}{len(self.milliseconds)} runs"
+        return f"{self.median:.2f} ms (p95 {self.p95:.2f} ms; {how})"
 
 
 @dataclass(frozen=True)
@@ -88,8 +84,7 @@ def time_model(
         repeats: runs that count.
         warmup: runs before them.
         threads: for PyTorch; ``None`` leaves them as they are, but takes one where other programs keep the cores busy,
-            since several would wait for each other. Other runtimes, such as ONNX Runtime, know nothing of
-            this number: their sessions are told when they are made.
+            since several would wait for each other. Sessions of other runtimes are told when they are made.
 
     Raises:
         ValueError: a number is too small, or ``image_size`` is needed.
@@ -114,36 +109,30 @@ def compare(
 
 
 def _time_in_turns(models, batch_size, image_size, repeats, warmup, threads) -> list[Latency]:
-    for name, value, least in (
-        ("batch_size", batch_size, 1),
-        ("image_size", image_size, 1),
-        ("repeats", repeats, 1),
-        ("warmup", warmup, 0),
-        ("threads", threads, 1),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"{name}={value!r}: expected {least} or more")
+    least = {"batch_size": 1, "image_size": 1, "repeats": 1, "warmup": 0, "threads": 1}
+    for name, value in zip(least, (batch_size, image_size, repeats, warmup, threads), strict=True):
+        if value is not None and value < least[name]:
+            raise ValueError(f"{name}={value!r}: expected {least[name]} or more")
     image_size = image_size_of(models[0]) if image_size is None else image_size
     # In training mode a forward pass changes BatchNorm's statistics: such a model is timed as a copy in eval mode.
     models = [copy_model(model).eval() if getattr(model, "training", False) else model for model in models]
     images = torch.rand(batch_size, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     inputs = [_as_read_by(model, images) for model in models]
-    milliseconds = np.empty((len(models), repeats))
     threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads or (1 if cores_are_busy() else threads_before))
+    threads = threads or (1 if cores_are_busy() else threads_before)
+    torch.set_num_threads(threads)
     try:
         with torch.inference_mode():
-            for turn in range(-warmup, repeats):
-                for row, (model, images) in enumerate(zip(models, inputs, strict=True)):
-                    took = _nanoseconds(model, images)
-                    if turn >= 0:
-                        milliseconds[row, turn] = took / 1e6
-        return [
-            Latency(row, batch_size, _threads_of(model, images))
-            for row, model, images in zip(milliseconds, models, inputs, strict=True)
-        ]
+            # Each turn is a row, each model a column.
+            turns = [list(map(_nanoseconds, models, inputs)) for _ in range(warmup + repeats)]
     finally:
         torch.set_num_threads(threads_before)
+    milliseconds = np.array(turns[warmup:]).T / 1e6
+    latencies = []
+    for model, read, row in zip(models, inputs, milliseconds, strict=True):
+        on_processor = isinstance(model, nn.Module) and read.is_cpu
+        latencies.append(Latency(row, batch_size, threads if on_processor else None))
+    return latencies
 
 
 def _nanoseconds(model, images: torch.Tensor) -> int:
@@ -165,7 +154,3 @@ def _as_read_by(model, images: torch.Tensor) -> torch.Tensor:
         return images
     what = input_format(model)
     return images[:, : what["channels"]].to(what["device"], what["dtype"])
-
-
-def _threads_of(model, images: torch.Tensor) -> int | None:
-    return torch.get_num_threads() if isinstance(model, nn.Module) and images.is_cpu else None

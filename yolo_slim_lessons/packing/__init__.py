@@ -1,14 +1,12 @@
 """The ``.slim`` file: the bits of a compressed model and hardly anything else.
 
-A checkpoint holds each weight in 16 or 32 bits, whatever was done to it. ``save_packed`` writes the bits that are left:
 ``structure`` says in a few words which network it is, ``values`` finds the smallest encoding of each part of it,
-``entropy_coder`` writes symbols at their entropy, and ``container`` makes a file of them, with a checksum. Loading runs
-no code from the file. Used in lessons 05, 06 and 08. Leaves out: other models than the classifiers of this package, and
-reading a file in part.
+``entropy_coder`` writes symbols at their entropy, and ``container`` makes a file of them, with a checksum. Used in
+lessons 05, 06 and 08. Leaves out: other models than the classifiers of this package, and reading a file in part.
 """
 
-from __future__ import annotations
-
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +31,7 @@ class PackedPart:
         name: of its tensor, or what the names of its tensors end in.
         values: how many numbers it holds.
         encoding: how they are stored.
-        coded_bytes: its share of the stream of the entropy coder.
-        plain_bytes: what is stored as it is.
+        coded_bytes, plain_bytes: its share of the entropy coder's stream, and what is stored as it is.
         entropy_bytes: the values at their entropy, as ``entropy_bits`` counts it.
     """
 
@@ -73,27 +70,23 @@ class PackedSizes:
     def rows(self) -> list[tuple[str, str, str]]:
         """The table as (what, bytes, bits a value)."""
         rows = [(part.name, f"{part.bytes:,.0f}", f"{8 * part.bytes / part.values:.2f}") for part in self.parts]
-        rows += [
-            (name, f"{size:,.0f}", "")
-            for name, size in (
-                ("frame and checksum", self.frame),
-                ("description", self.description),
-                ("tables of frequencies", self.tables),
-                ("ends of the coded stream", self.coder),
-            )
-        ]
-        return rows + [("file", f"{self.file:,}", "")]
+        others = {
+            "frame and checksum": self.frame,
+            "description": self.description,
+            "tables of frequencies": self.tables,
+            "ends of the coded stream": self.coder,
+            "file": self.file,
+        }
+        return rows + [(name, f"{size:,.0f}", "") for name, size in others.items()]
 
     def __repr__(self) -> str:
         return "\n".join(f"{name:36} {size:>12} {bits:>6}".rstrip() for name, size, bits in self.rows())
 
     def _repr_html_(self) -> str:
-        head = "<tr><th style='text-align:left'>part</th><th>bytes</th><th>bits a value</th></tr>"
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{name}</th><td>{size}</td><td>{bits}</td></tr>"
-            for name, size, bits in self.rows()
-        )
-        return f"<table>{head}{cells}</table>"
+        left = "<tr><th style='text-align:left'>"
+        head = f"{left}part</th><th>bytes</th><th>bits a value</th></tr>"
+        rows = [f"{left}{name}</th><td>{size}</td><td>{bits}</td></tr>" for name, size, bits in self.rows()]
+        return f"<table>{head}{''.join(rows)}</table>"
 
 
 def save_packed(model: ClassificationModel, path: str | Path) -> Path:
@@ -102,9 +95,6 @@ def save_packed(model: ClassificationModel, path: str | Path) -> Path:
     Args:
         model: a classifier as this package loads, prunes, folds or quantizes it; in FP32, FP16 or BF16.
         path: must end in ``.slim``. An older file stays whole until the new one is complete.
-
-    Returns:
-        The path.
 
     Raises:
         ValueError: another ending, or a network that is not one of Ultralytics' architectures with fewer channels.
@@ -124,28 +114,22 @@ def save_packed(model: ClassificationModel, path: str | Path) -> Path:
 
 
 def load_packed(path: str | Path) -> ClassificationModel:
-    """Read a model that ``save_packed`` wrote. No code from the file is run.
+    """Read a model that ``save_packed`` wrote, in eval mode and PyTorch's usual memory format. No code is run from it.
 
-    Returns:
-        The model in eval mode, in PyTorch's usual memory format. Its outputs are those of the model that was saved, to
-        the last bit on the same machine.
+    Its outputs are those of the model that was saved, to the last bit on the same machine.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: another ending, or a file that is cut short, altered, or says what cannot be; with the reason.
     """
-    path = _existing(path)
-    try:
-        model, parts = _unpacked(path.read_bytes())[:2]
+    with _contents(path) as data:
+        model, parts, _ = _unpacked(data)
         state = {}
         for tensors, part in zip(_parts(model).values(), parts, strict=True):
             pieces = part.tensor().split([tensor.numel() for tensor in tensors.values()])
-            shapes = [tensor.shape for tensor in tensors.values()]
-            state |= {name: piece.reshape(shape) for name, piece, shape in zip(tensors, pieces, shapes, strict=True)}
+            state |= {name: piece.reshape(tensors[name].shape) for name, piece in zip(tensors, pieces, strict=True)}
         model.load_state_dict(state, strict=False, assign=True)
         join_grids(model)
-    except ValueError as error:
-        raise _unreadable(path, error) from error
     return model.requires_grad_(False)
 
 
@@ -160,11 +144,8 @@ def packed_sizes(source: ClassificationModel | str | Path) -> PackedSizes:
     """
     if not isinstance(source, str | Path):
         return _sizes(_packed(source))
-    path = _existing(source)
-    try:
-        return _sizes(path.read_bytes())
-    except ValueError as error:
-        raise _unreadable(path, error) from error
+    with _contents(source) as data:
+        return _sizes(data)
 
 
 def _packed(model: ClassificationModel) -> bytes:
@@ -178,24 +159,23 @@ def _unpacked(data: bytes) -> tuple[ClassificationModel, list[container.StoredVa
     sections = container.unframe(data)
     structure, encodings = container.read_description(sections[0])
     model = build(structure)
-    layout = [
-        (next(iter(tensors.values())).dtype, sum(tensor.numel() for tensor in tensors.values()))
-        for tensors in _parts(model).values()
-    ]
+    layout = []
+    for tensors in _parts(model).values():
+        first, *_ = tensors.values()
+        layout.append((first.dtype, sum(tensor.numel() for tensor in tensors.values())))
     return model, container.read_parts(encodings, layout, sections), sections
 
 
 def _sizes(data: bytes) -> PackedSizes:
     model, stored, sections = _unpacked(data)
-    parts = tuple(
-        PackedPart(
-            name, part.count, part.encoding, part.coded_bits() / 8, len(part.plain), entropy_bits(part.tensor()) / 8
-        )
-        for name, part in zip(_parts(model), stored, strict=True)
-    )
+    parts = []
+    for name, part in zip(_parts(model), stored, strict=True):
+        entropy_bytes = entropy_bits(part.tensor()) / 8
+        sizes = part.coded_bits() / 8, len(part.plain), entropy_bytes
+        parts.append(PackedPart(name, part.count, part.encoding, *sizes))
     description, tables, _, coded = map(len, sections)
     coder = coded - sum(part.coded_bytes for part in parts)
-    return PackedSizes(len(data), parts, container.FRAME_BYTES, description, tables, coder)
+    return PackedSizes(len(data), tuple(parts), container.FRAME_BYTES, description, tables, coder)
 
 
 def _parts(model: ClassificationModel) -> dict[str, dict[str, torch.Tensor]]:
@@ -213,15 +193,16 @@ def _slim_path(path: str | Path) -> Path:
     return path
 
 
-def _existing(path: str | Path) -> Path:
+@contextlib.contextmanager
+def _contents(path: str | Path) -> Iterator[bytes]:
+    """The bytes of a file. Whatever turns out to be wrong with them within is said of the file."""
     path = _slim_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path={str(path)!r}: there is no such file; save_packed(model, path) writes one")
-    return path
-
-
-def _unreadable(path: Path, reason: ValueError) -> ValueError:
-    return ValueError(
-        f"{path} cannot be read: {reason}. It is damaged or no .slim file; get it again from where it came from, or "
-        "write it again with save_packed"
-    )
+    try:
+        yield path.read_bytes()
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}. It is damaged or no .slim file; get it again from where it came from, "
+            "or write it again with save_packed"
+        ) from error

@@ -12,8 +12,6 @@ A checksum finds what happened by accident; who means harm computes it anew. So 
 has compared it with the others, and takes no memory that the length of the file does not account for.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import struct
@@ -69,11 +67,7 @@ class StoredValues:
 
 
 def write(structure: dict, parts: list[EncodedValues]) -> bytes:
-    """The whole file.
-
-    Raises:
-        ValueError: a structure of more than a megabyte, or so many equal values that a reader would not believe it.
-    """
+    """The whole file; ``ValueError`` if a reader would not believe it: a huge structure, or too many equal values."""
     description = {"structure": structure, "parts": [astuple(part.encoding) for part in parts]}
     text = json.dumps(description, separators=(",", ":"), allow_nan=False).encode()
     if len(text) > _MOST_JSON:
@@ -128,7 +122,7 @@ def read_description(section: memoryview) -> tuple[dict, list[Encoding]]:
     if not isinstance(structure, dict) or not isinstance(rows, list):
         raise ValueError("its structure or its parts are of a wrong type")
     for row in rows:
-        if not isinstance(row, list) or len(row) != 5 or any(type(number) is not int for number in row):
+        if not isinstance(row, list) or [type(number) for number in row] != [int] * 5:
             raise ValueError(f"a part is encoded as {row!r:.80}: expected 5 integers")
     return structure, [Encoding(*row) for row in rows]
 
@@ -136,34 +130,28 @@ def read_description(section: memoryview) -> tuple[dict, list[Encoding]]:
 def read_parts(
     encodings: list[Encoding], layout: list[tuple[torch.dtype, int]], sections: list[memoryview]
 ) -> list[StoredValues]:
-    """Take the tables, plain and coded sections apart.
-
-    Args:
-        encodings: of the parts, from the file.
-        layout: type and number of values of each part, which the structure implies.
-        sections: what ``unframe`` returned.
-    """
+    """Take the tables, plain and coded sections apart; ``layout`` is the type and number of values of each part."""
     if len(encodings) != len(layout):
         raise ValueError(f"it has {len(encodings)} parts, and its structure has {len(layout)}")
     _check_total(sum(count for _, count in layout), sections)
-    counts, sizes, plain_bytes = [], [], []
+    counts, sizes, streams, plain_bytes = [], [], [], []
     for encoding, (dtype, count) in zip(encodings, layout, strict=True):
         left = _check_encoding(encoding, dtype, count)
         masked = encoding.kept >= 0
-        counts.append([count] * masked + [left])
-        sizes.append([2] * masked + [encoding.size])
+        counts += [count] * masked + [left]
+        sizes += [2] * masked + [encoding.size]
+        streams.append(1 + masked)
         width = FLOATS.get(dtype, 32) - encoding.dropped
         plain_bytes.append(packed_bytes(encoding.book, width) + packed_bytes(left, encoding.shift))
     _, tables_section, plain, coded = sections
     if len(plain) != sum(plain_bytes):
         raise ValueError(f"it has {len(plain):,} plain bytes, and its parts need {sum(plain_bytes):,}")
-    tables = [frequencies(table) for table in read_levels(tables_section, [size for row in sizes for size in row])]
-    symbols = decode(coded, [count for row in counts for count in row], tables)
+    tables = [frequencies(table) for table in read_levels(tables_section, sizes)]
+    symbols = decode(coded, counts, tables)
     parts = []
-    for encoding, (dtype, count), row, length in zip(encodings, layout, counts, plain_bytes, strict=True):
-        streams = len(row)
-        parts.append(StoredValues(encoding, dtype, count, tables[:streams], symbols[:streams], plain[:length]))
-        tables, symbols, plain = tables[streams:], symbols[streams:], plain[length:]
+    for encoding, (dtype, count), some, length in zip(encodings, layout, streams, plain_bytes, strict=True):
+        parts.append(StoredValues(encoding, dtype, count, tables[:some], symbols[:some], plain[:length]))
+        tables, symbols, plain = tables[some:], symbols[some:], plain[length:]
     return parts
 
 

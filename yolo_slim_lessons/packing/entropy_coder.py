@@ -4,10 +4,8 @@ Asymmetric numeral systems in their range variant, rANS (Duda, 2013): the whole 
 To write a symbol of probability f / 2^15 multiplies the state by about 2^15 / f, so a rare symbol makes it grow by many
 bits and a frequent one by few, fractions of a bit included; to read divides it again. Whenever a state has grown by 16
 bits, its lowest 16 go to the file. Of 100 states side by side, the lanes, each takes every 100th symbol, so that numpy
-works on all of them at once. Leaves out: probabilities that adapt, and context.
+works on all at once. Leaves out: probabilities that adapt, and context.
 """
-
-from __future__ import annotations
 
 import numpy as np
 
@@ -38,7 +36,7 @@ def entropy_bits(values) -> float:
 def rough_counts(counts: np.ndarray) -> np.ndarray:
     """How often each symbol occurs, to within a quarter of a power of two: uint8 array as long, 0 for never.
 
-    That is all a table needs to say: it costs less than 0.002 bits a symbol against exact counts.
+    This costs less than 0.002 bits a symbol against exact counts.
     """
     levels = np.zeros(len(counts), dtype=np.uint8)
     levels[counts > 0] = 1 + np.rint(4 * np.log2(counts[counts > 0])).astype(np.uint8)
@@ -91,12 +89,7 @@ def encode(arrays: list[np.ndarray], tables: list[np.ndarray]) -> bytes:
 
 
 def decode(data: bytes, counts: list[int], tables: list[np.ndarray]) -> list[np.ndarray]:
-    """Read what ``encode`` wrote.
-
-    Args:
-        data: its bytes.
-        counts: symbols in each array.
-        tables: one an array.
+    """Read what ``encode`` wrote: arrays of ``counts`` symbols, each by its own table.
 
     Raises:
         ValueError: the bytes are not what ``encode`` writes for so many symbols and these tables.

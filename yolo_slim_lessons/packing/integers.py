@@ -4,8 +4,6 @@ Weights and rounded biases are not stored: they follow from integers, scales and
 out: what the layers do (``quantization``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch
@@ -32,27 +30,22 @@ GRIDS = ("weight_grid", "input_grid", "output_grid")  # as attributes of a modul
 def describe_integers(model: ClassificationModel) -> dict | None:
     """The grids of a model in the types of JSON, without scales; ``None`` if it has none.
 
-    Each entry stands for a layer, an activation function or a sum, in the order of the network: nothing where it is an
-    ordinary one, else a row of bits and flags.
+    For each layer, activation function and sum, in the order of the network: bits and flags, ``None`` without a grid.
     """
-    layers = []
+    layers: list[list[int] | None] = []
     for _, layer in weight_layers(model):
         layers.append(None)
         if isinstance(layer, QuantizedLayer):
-            weight, given = layer.weight_grid, layer.input_grid
-            flags = [given.bits, int(given.signed)] if given else [0, 0]
-            layers[-1] = [weight.bits, int(weight.signed), weight.scale.dim(), *flags, int(layer.snaps_input)]
+            per_channel = layer.weight_grid.scale.dim()
+            read = _numbers(layer.input_grid) if layer.input_grid else [0, 0]
+            layers[-1] = [*_numbers(layer.weight_grid), per_channel, *read, int(layer.snaps_input)]
     if not any(layers):
         return None
     activations, sums = [None] * len(_activations(model)), [None] * _count_shortcuts(model)
     if isinstance(model, QuantizedModel):
         functions = [model.get_submodule(name) for name in _activations(model)]
-        activations = [
-            [number for grid in (act.input_grid, act.output_grid) for number in (grid.bits, int(grid.signed))]
-            for act in functions
-        ]
-        grids = [model.get_submodule(name).output_grid for name in _sums(model)]
-        sums = [[grid.bits, int(grid.signed)] for grid in grids]
+        activations = [_numbers(act.input_grid) + _numbers(act.output_grid) for act in functions]
+        sums = [_numbers(model.get_submodule(name).output_grid) for name in _sums(model)]
     return {"layers": layers, "activations": activations, "sums": sums}
 
 
@@ -70,10 +63,9 @@ def quantize_structure(model: ClassificationModel, description: dict) -> Classif
         _check_flags(name, signed, per_channel, input_signed, snaps)
         if snaps and not input_bits:
             raise ValueError(f"integers: {name} rounds its input to no grid")
-        weight_grid = _grid(name, weight_bits, signed, (layer.weight.shape[0],) if per_channel else ())
-        new = quantized_layer(
-            layer, weight_grid, _grid(name, input_bits, input_signed) if input_bits else None, bool(snaps)
-        )
+        weight_grid = _grid(name, weight_bits, signed, layer.weight.shape[:1] if per_channel else ())
+        input_grid = _grid(name, input_bits, input_signed) if input_bits else None
+        new = quantized_layer(layer, weight_grid, input_grid, bool(snaps))
         new.set_integers(torch.empty_like(layer.weight, dtype=torch.int32), layer.bias)
         replace_module(model, name, new)
     functions = list(_rows(_activations(model), description["activations"], "activations", 4))
@@ -97,31 +89,24 @@ def quantize_structure(model: ClassificationModel, description: dict) -> Classif
 
 
 def stored_tensors(model: nn.Module) -> Iterator[tuple[str, str, torch.Tensor]]:
-    """All tensors of a model in the order of the file, as (name of the part, name in ``state_dict``, tensor).
-
-    A part is one kernel or matrix, or all vectors of one kind.
-    """
+    """All tensors of a model in the order of the file, as (name of the part, name in ``state_dict``, tensor)."""
     for path, module in model.named_modules():
         if isinstance(module, IntegerGrid | QuantizedSum):
             continue
-        prefix = f"{path}." if path else ""
-        own = [(name, tensor) for name, tensor in module.named_parameters(recurse=False)]
-        grids = [
-            (f"{name}.", getattr(module, name)) for name in GRIDS if isinstance(getattr(module, name, None), nn.Module)
-        ]
-        grids += [
-            (f"{name}.output_grid.", child.output_grid)
-            for name, child in module.named_children()
-            if isinstance(child, QuantizedSum)
-        ]
-        for start, grid in grids:
-            own += [(start + name, tensor) for name, tensor in grid.named_buffers(recurse=False)]
+        sums = {name: child for name, child in module.named_children() if isinstance(child, QuantizedSum)}
+        grids = {name: getattr(module, name, None) for name in GRIDS}
+        grids |= {f"{name}.output_grid": child.output_grid for name, child in sums.items()}
+        own = list(module.named_parameters(recurse=False))
+        for place, grid in grids.items():
+            own += [(f"{place}.{name}", tensor) for name, tensor in grid.named_buffers()] if grid else []
         own += module.named_buffers(recurse=False)
         for name, tensor in own:
-            yield _part(prefix + name, tensor), prefix + name, tensor
+            name = f"{path}.{name}".removeprefix(".")
+            yield _part(name, tensor), name, tensor
 
 
 def _part(name: str, tensor: torch.Tensor) -> str:
+    """A kernel or matrix is a part of its own; vectors of one kind share one."""
     words = name.split(".")
     if tensor.dim() > 1:
         return name
@@ -144,11 +129,9 @@ def join_grids(model: ClassificationModel) -> None:
             grid, integers = layer.weight_grid, layer.integers
             if integers.min() < grid.lowest or integers.max() > grid.highest:
                 raise ValueError(f"{name} holds integers outside {grid.lowest} to {grid.highest}")
-    if isinstance(model, QuantizedModel):
-        for tensor in model.tensors:
-            grid = placed_grid(model, tensor)
-            if grid is not None:
-                place_grid(model, tensor, grid)
+    for tensor in model.tensors if isinstance(model, QuantizedModel) else ():
+        if (grid := placed_grid(model, tensor)) is not None:
+            place_grid(model, tensor, grid)
 
 
 def _activations(model: ClassificationModel) -> list[str]:
@@ -162,7 +145,7 @@ def _sums(model: ClassificationModel) -> list[str]:
 
 
 def _count_shortcuts(model: ClassificationModel) -> int:
-    """How many blocks can add their input to what two convolutions make of it: what files count without sums."""
+    """How many blocks can add their input to what two convolutions make of it: files without sums count these."""
     return sum(all(hasattr(block, name) for name in ("cv1", "cv2", "add")) for block in model.modules())
 
 
@@ -180,6 +163,10 @@ def _rows(modules: list, rows: object, kind: str, length: int):
 def _check_flags(name: str, *flags: int) -> None:
     if not all(flag in (0, 1) for flag in flags):
         raise ValueError(f"integers: {name} has flags {flags}: expected 0 or 1")
+
+
+def _numbers(grid: IntegerGrid) -> list[int]:
+    return [grid.bits, int(grid.signed)]
 
 
 def _grid(name: str, bits: int, signed: int, shape: tuple[int, ...] = ()) -> IntegerGrid:

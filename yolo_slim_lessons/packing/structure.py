@@ -1,12 +1,9 @@
 """What a network looks like, in a few words, and the empty network made from these words. Used in lesson 08.
 
-``describe`` says which of Ultralytics' architectures a model is, how many channels each layer has left, and how it was
-quantized; ``build`` makes that network again by the same code as ``new_model``, on PyTorch's meta device, where tensors
-have shapes and no memory. A description can therefore ask for nothing but a known architecture with fewer channels.
-Leaves out: architectures of one's own.
+``build`` makes it by the same code as ``new_model``, on PyTorch's meta device, where tensors have shapes and no
+memory: a description can ask for nothing but a known architecture with fewer channels. Leaves out: architectures of
+one's own.
 """
-
-from __future__ import annotations
 
 import re
 from itertools import zip_longest
@@ -73,7 +70,8 @@ def build(description: dict) -> ClassificationModel:
         model = new_model(f"{description['architecture']}.yaml", names, description["image_size"])
     model = replace_activations(model, description["activation"])
     model = remove_bottlenecks(model, _bottlenecks(model, description["bottlenecks"]))
-    model = model.to(DTYPES[description["dtype"]])
+    dtype = DTYPES[description["dtype"]]
+    model = model.to(dtype)
     if description["batchnorm"] is None:
         model = model.fuse(verbose=False)
     _narrow(model, description["channels"])
@@ -83,17 +81,15 @@ def build(description: dict) -> ClassificationModel:
     model.model[-1].drop.p = description["dropout"]
     if "pruned_layers" in description:
         model.pruned_layers = description["pruned_layers"]
-    image = torch.empty(1, 3, *[description["image_size"]] * 2, dtype=DTYPES[description["dtype"]], device="meta")
     try:
-        model(image)
+        model(torch.empty(1, 3, *[description["image_size"]] * 2, dtype=dtype, device="meta"))
     except RuntimeError as error:
         raise ValueError(f"channels of the layers do not fit each other ({str(error).splitlines()[0]})") from None
     if description["integers"] is not None:
         if description["batchnorm"] is not None:
             raise ValueError("integers: expected a model whose BatchNorm is folded")
         model = quantize_structure(model, description["integers"])
-    settings = description["float_quantization"]
-    if settings is not None:
+    if settings := description["float_quantization"]:
         model.float_quantization = settings
         if settings["activations"] is not None:
             round_inputs(model, float_format(settings["activations"]), settings["saturate"])
@@ -123,16 +119,14 @@ def _activation(model: ClassificationModel) -> str:
     """The name of the function behind the first convolution; a network with several kinds cannot be built again."""
     function = getattr(model.model[0], "act", None)
     function = getattr(function, "function", function)  # of a quantized one
-    names = [name for name, kind in ACTIVATIONS.items() if type(function) is kind]
-    return names[0] if names else "silu"
+    return next((name for name, kind in ACTIVATIONS.items() if type(function) is kind), "silu")
 
 
 def _bottlenecks(model: ClassificationModel, counts: list[int]) -> dict[str, int]:
     blocks = stacked_blocks(model)
     if len(counts) != len(blocks):
-        raise ValueError(
-            f"bottlenecks has {len(counts)} numbers: expected {len(blocks)}, one for each block that has some"
-        )
+        expected = f"expected {len(blocks)}, one for each block that has some"
+        raise ValueError(f"bottlenecks has {len(counts)} numbers: {expected}")
     return dict(zip(blocks, counts, strict=True))
 
 
@@ -145,28 +139,25 @@ def _narrow(model: ClassificationModel, channels: list[int]) -> None:
         raise ValueError(f"channels end in {channels[-2]} outputs for {len(model.names):,} classes")
     graph = None
     for (name, layer), made, read in zip(layers, channels[::2], channels[1::2], strict=True):
-        most = tuple(layer.weight.shape[:2])
-        if not (1 <= made <= most[0] and 1 <= read <= most[1]):
-            raise ValueError(f"channels of {name} are {made} × {read}: expected 1 × 1 to {most[0]} × {most[1]}")
-        if (made, read) == most:
+        all_made, all_read = layer.weight.shape[:2]
+        if not (1 <= made <= all_made and 1 <= read <= all_read):
+            raise ValueError(f"channels of {name} are {made} × {read}: expected 1 × 1 to {all_made} × {all_read}")
+        if (made, read) == (all_made, all_read):
             continue
         graph = graph or trace(model)
         if getattr(layer, "groups", 1) > 1:
             raise ValueError(f"channels of {name} are {made} × {read}: expected all, as it works in groups")
-        first = (torch.arange(count) < kept for count, kept in zip(most, (made, read), strict=True))
-        select_channels(model, graph, name, *first)
+        select_channels(model, graph, name, torch.arange(all_made) < made, torch.arange(all_read) < read)
     if graph is not None:
         note_widths(model, graph)
 
 
 def _check(description: dict) -> None:
     for name, (allowed, is_allowed) in _FIELDS.items():
-        if name not in description:
-            if name in _OPTIONAL:
-                continue
-            raise ValueError(f"{name} is missing")
-        if not is_allowed(description[name]):
+        if name in description and not is_allowed(description[name]):
             raise ValueError(f"{name}={str(description[name])[:80]}: expected {allowed}")
+        if name not in description and name not in _OPTIONAL:
+            raise ValueError(f"{name} is missing")
     if unknown := description.keys() - _FIELDS.keys():
         raise ValueError(f"{sorted(unknown)[0]!r:.80} is no field of a description")
 

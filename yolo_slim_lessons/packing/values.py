@@ -2,12 +2,10 @@
 
 Every value becomes an unsigned code word with its sign in the lowest bit, so that zero is 0 and small values are small.
 Bits that are zero in all words of a part are dropped: an FP32 tensor that holds fp8 values keeps 12 of its 32 bits.
-The upper bits of a word, which are seldom all alike, are the symbols of the entropy coder; the lower ones, which
-look random, are stored plainly. Where the cut lies is chosen by size, from all bits plain to all bits coded. Two other
-encodings compete: a mask of zeros before the rest, and a codebook of the distinct words. Leaves out: lossy coding.
+The upper bits of a word are the symbols of the entropy coder; the lower ones, which look random, are stored plainly.
+Where the cut lies is chosen by size, from all bits plain to all bits coded. Two other encodings compete: a mask of
+zeros before the rest, and a codebook of the distinct words. Leaves out: lossy coding.
 """
-
-from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
@@ -22,21 +20,13 @@ FLOATS = {torch.float32: 32, torch.float16: 16, torch.bfloat16: 16}
 
 @dataclass(frozen=True)
 class Encoding:
-    """How one part is stored; all numbers that a reader needs apart from the values.
+    """How one part is stored; all numbers that a reader needs apart from the values."""
 
-    Attributes:
-        dropped: bits at the end of every float that are zero.
-        kept: values left behind the mask of zeros; -1 without a mask.
-        book: entries of the codebook; 0 without one.
-        shift: lower bits of each word that are stored plainly.
-        size: of the alphabet of the upper bits.
-    """
-
-    dropped: int
-    kept: int
-    book: int
-    shift: int
-    size: int
+    dropped: int  # bits at the end of every float that are zero
+    kept: int  # values left behind the mask of zeros; -1 without a mask
+    book: int  # entries of the codebook; 0 without one
+    shift: int  # lower bits of each word that are stored plainly
+    size: int  # of the alphabet of the upper bits
 
 
 @dataclass(frozen=True)
@@ -99,11 +89,7 @@ def encode_values(tensor: torch.Tensor) -> EncodedValues:
 def decode_values(
     encoding: Encoding, symbols: list[np.ndarray], plain: memoryview, dtype: torch.dtype, count: int
 ) -> torch.Tensor:
-    """The flat tensor of ``count`` values that ``encode_values`` was given.
-
-    Raises:
-        ValueError: mask, codebook and symbols contradict each other.
-    """
+    """The flat tensor of ``count`` values that ``encode_values`` was given; ``ValueError`` if the mask is damaged."""
     words = symbols[-1].astype(np.uint32)
     width = FLOATS.get(dtype, 32) - encoding.dropped
     if encoding.book:
@@ -144,8 +130,8 @@ def _cut(words: np.ndarray, dropped: int, kept: int = -1) -> EncodedValues:
     shift = max(0, length - MAX_SYMBOLS.bit_length() + 1)
     counts, best = np.bincount(words >> np.uint32(shift)), None
     while True:
-        levels = rough_counts(counts)
-        bits = coded_bits(counts, frequencies(levels)) + _table_bits(levels) + 8 * packed_bytes(len(words), shift)
+        levels, bits = _table(counts)
+        bits += 8 * packed_bytes(len(words), shift)
         if best is None or bits < best[0]:
             best = bits, shift, levels
         if shift == length:
@@ -163,13 +149,10 @@ def _mask(words: np.ndarray, dropped: int) -> EncodedValues | None:
     kept = int(np.count_nonzero(mask))
     if kept in (0, len(words)):
         return None
-    counts = np.array([len(words) - kept, kept])
-    levels = rough_counts(counts)
-    bits = coded_bits(counts, frequencies(levels)) + _table_bits(levels)
+    levels, bits = _table(np.array([len(words) - kept, kept]))
     rest = _cut(words[mask], dropped, kept)
-    return EncodedValues(
-        rest.encoding, [mask.astype(np.uint32), *rest.symbols], [levels, *rest.levels], rest.plain, rest.bits + bits
-    )
+    symbols = [mask.astype(np.uint32), *rest.symbols]
+    return EncodedValues(rest.encoding, symbols, [levels, *rest.levels], rest.plain, rest.bits + bits)
 
 
 def _codebook(words: np.ndarray, width: int, dropped: int) -> EncodedValues | None:
@@ -180,9 +163,15 @@ def _codebook(words: np.ndarray, width: int, dropped: int) -> EncodedValues | No
     book, indices, counts = np.unique(words, return_inverse=True, return_counts=True)
     if len(book) > most:
         return None
-    levels, plain = rough_counts(counts), pack_bits(book, width)
-    bits = coded_bits(counts, frequencies(levels)) + _table_bits(levels) + 8 * len(plain)
-    return EncodedValues(Encoding(dropped, -1, len(book), 0, len(book)), [indices.ravel()], [levels], plain, bits)
+    (levels, bits), plain = _table(counts), pack_bits(book, width)
+    encoding = Encoding(dropped, -1, len(book), 0, len(book))
+    return EncodedValues(encoding, [indices.ravel()], [levels], plain, bits + 8 * len(plain))
+
+
+def _table(counts: np.ndarray) -> tuple[np.ndarray, float]:
+    """The table for symbols that occur so often, and the bits of symbols and table together."""
+    levels, zlib_adds = rough_counts(counts), 8  # bytes to each stream; a file has one stream for all tables
+    return levels, coded_bits(counts, frequencies(levels)) + 8 * (len(write_levels([levels])) - zlib_adds)
 
 
 def write_levels(levels: list[np.ndarray]) -> bytes:
@@ -191,11 +180,7 @@ def write_levels(levels: list[np.ndarray]) -> bytes:
 
 
 def read_levels(data: bytes, sizes: list[int]) -> list[np.ndarray]:
-    """What ``write_levels`` was given: tables of these sizes.
-
-    Raises:
-        ValueError: the bytes are damaged or hold more or fewer.
-    """
+    """What ``write_levels`` was given: tables of these sizes; ``ValueError`` if the bytes hold anything else."""
     differences = np.frombuffer(inflate(data, sum(sizes)), np.uint8)
     if len(differences) != sum(sizes):
         raise ValueError("tables of frequencies are cut short")
@@ -203,11 +188,7 @@ def read_levels(data: bytes, sizes: list[int]) -> list[np.ndarray]:
 
 
 def inflate(data: bytes, limit: int) -> bytes:
-    """What ``zlib.compress`` was given, if it is ``limit`` bytes or fewer; never unpacks more than that.
-
-    Raises:
-        ValueError: it is more, or damaged.
-    """
+    """What ``zlib.compress`` was given; ``ValueError`` if it is damaged, or more than ``limit`` bytes."""
     stream = zlib.decompressobj()
     try:
         content = stream.decompress(data, limit + 1)
@@ -216,8 +197,3 @@ def inflate(data: bytes, limit: int) -> bytes:
     if len(content) > limit or not stream.eof or stream.unused_data:
         raise ValueError(f"a compressed section is damaged, or unpacks to more than {limit:,} bytes")
     return content
-
-
-def _table_bits(levels: np.ndarray) -> int:
-    fixed = 8  # bytes that zlib adds to each stream; a file has one stream for all tables
-    return 8 * (len(zlib.compress(np.diff(levels, prepend=np.uint8(0)).tobytes(), 9)) - fixed)

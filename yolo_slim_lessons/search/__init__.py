@@ -1,11 +1,8 @@
 """Search: how sensitive layers are, what each combination of settings gives, which results no other one beats.
 
-``sensitivity`` changes one layer at a time, ``sweeps`` tries every combination of settings and keeps each result on
-disk, ``pareto`` says which results no other one beats. All of them look at ``val`` alone. Used in lessons 03, 04 and
-08. Leaves out: budgets (``compression``), and search by training many candidates at once, such as evolution.
+Used in lessons 03, 04 and 08. Leaves out: budgets (``compression``), and search by training many candidates at once,
+such as evolution.
 """
-
-from __future__ import annotations
 
 from yolo_slim_lessons.search.pareto import pareto_front
 from yolo_slim_lessons.search.sensitivity import Sensitivity, sensitivity

@@ -3,8 +3,6 @@
 Used in lesson 08. Leaves out: which of them to take; that is a matter of what it is for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -18,8 +16,8 @@ def pareto_front(
 ) -> list[Mapping[str, object]]:
     """The records that no other one beats, in the order they came in.
 
-    One record beats another if it is as good in every number that counts, and better in at least one. So of records
-    that are equal in all of them none beats the other: all stay, or all go.
+    One record beats another if it is as good in every number that counts, and better in at least one. Of records that
+    are equal in all of them all stay, or all go.
 
     Args:
         records: what ``sweep`` returns, for one.
@@ -40,9 +38,8 @@ def pareto_front(
     if not names or len(set(names)) < len(names):
         raise ValueError(f"maximize={maximize!r}, minimize={minimize!r}: expected at least one entry, and each once")
     for number, record in enumerate(records):
-        for name in names:
-            if name not in record:
-                raise KeyError(f"record {number} has no {name!r}: expected one among {sorted(map(str, record))}")
+        if missing := [name for name in names if name not in record]:
+            raise KeyError(f"record {number} has no {missing[0]!r}: expected one among {sorted(map(str, record))}")
     costs = np.array([[record[name] for name in names] for record in records], float).reshape(-1, len(names))
     if np.isnan(costs).any():
         number, column = np.argwhere(np.isnan(costs))[0]

@@ -1,11 +1,10 @@
 """Sensitivity of layers: the accuracy of a model as a function of which layer is changed, and how much.
 
-Used in lesson 03 for weights and in lesson 04 for channels. Leaves out: interactions. Each layer is changed alone,
-so losses of several layers together are not the sum of what is measured here.
+Used in lesson 03 for weights and in lesson 04 for channels. Leaves out: interactions. Losses of several layers together
+are not the sum of what is measured here.
 """
 
-from __future__ import annotations
-
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ class Sensitivity:
         rates: what was tried on each, R of them.
         top1: share of right answers, 0…1, array L×R.
         baseline: top-1 of the unchanged model on the same images.
-        images: how many images each number is from.
+        images: how many there were.
     """
 
     layers: tuple[str, ...]
@@ -69,10 +68,8 @@ def sensitivity(
     layers, rates = tuple(layers), tuple(rates)
     if not layers or not rates:
         raise ValueError(f"layers={layers!r}, rates={rates!r}: expected at least one of each")
-    top1 = np.empty((len(layers), len(rates)))
-    with tqdm(total=top1.size, desc="sensitivity", disable=not progress, leave=False) as bar:
-        for row, layer in enumerate(layers):
-            for column, rate in enumerate(rates):
-                top1[row, column] = evaluate(change(model, {layer: rate}), split, progress=False).top1
-                bar.update()
-    return Sensitivity(layers, rates, top1, evaluate(model, split, progress=False).top1, len(split))
+    changes = [{layer: rate} for layer, rate in itertools.product(layers, rates)]
+    bar = tqdm(changes, "sensitivity", disable=not progress, leave=False)
+    top1 = [evaluate(change(model, settings), split, progress=False).top1 for settings in bar]
+    baseline = evaluate(model, split, progress=False).top1
+    return Sensitivity(layers, rates, np.reshape(top1, (len(layers), len(rates))), baseline, len(split))

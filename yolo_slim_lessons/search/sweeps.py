@@ -1,11 +1,8 @@
 """Try every combination of settings, on all cores or many computers, and lose nothing when it is stopped.
 
-joblib does the work: ``joblib.Memory`` keeps each result on disk as soon as there is one, ``joblib.Parallel`` runs the
-calls, in processes of its own or on a Dask cluster. Used in lesson 08. Leaves out: searches that choose the next point
-by the results so far.
+``joblib.Memory`` keeps each result on disk as soon as there is one, ``joblib.Parallel`` runs the calls, in processes of
+its own or on a Dask cluster. Used in lesson 08. Leaves out: searches that choose the next point by the results so far.
 """
-
-from __future__ import annotations
 
 import functools
 import itertools
@@ -39,19 +36,19 @@ def sweep(
     """Call ``function`` with every combination of settings and seeds, and keep what each call returns in ``folder``.
 
     The same call goes on where it was stopped, and with more values or seeds computes only what is new. A process
-    that dies takes the points with it that it was at, no others; on a Dask cluster another worker takes these over. A
-    cluster without a worker left is waited for, as one may join: stop with Ctrl-C, and call again when there is one.
+    that dies loses the point that it was at, no other; on a Dask cluster another worker takes it over. A cluster
+    without a worker left is waited for, as one may join: stop with Ctrl-C, and call again when there is one.
 
     Where it runs is said outside: ``with joblib.parallel_config(backend="dask"): sweep(…)`` uses the cluster of the
-    ``dask.distributed.Client`` there is. ``folder`` must then be one that all computers share. joblib and Dask both
-    divide the cores among their processes, so that PyTorch's threads do not get in each other's way;
-    ``joblib.parallel_config("loky", inner_max_num_threads=1)`` and Dask's settings say how.
+    ``dask.distributed.Client`` there is; ``folder`` must then be one that all computers share. joblib and Dask both
+    divide the cores among their processes; ``joblib.parallel_config("loky", inner_max_num_threads=1)`` and Dask's
+    settings say how.
 
     Args:
         function: called as ``function(bits=4, …, seed=0)``; returns a mapping of numbers, texts and lists, or one
             number. It loads its own model and data, as it may run in another process. It is known by its text and by
-            what ``functools.partial`` fixed: after a change all points are computed anew, and those of the function
-            as it was stay in ``folder``. What else it reads, such as global variables, is not looked at.
+            what ``functools.partial`` fixed: after a change all points are computed anew, and the old ones stay in
+            ``folder``. What else it reads, such as global variables, is not looked at.
         grid: name of a setting → the values to try: numbers, texts, ``None``, or lists and mappings of them.
         folder: a cache of joblib, which loads it with pickle; it may be new.
         seeds: each point is computed with each of them, as the argument ``seed``.
@@ -134,9 +131,8 @@ def _points(grid: Mapping[str, Iterable], seeds: Iterable[int]) -> list[dict]:
         try:
             tried[name] = [_as_json(value) for value in values]
         except TypeError as error:
-            raise TypeError(
-                f"{name}={values!r}: expected numbers, texts, None, or lists and mappings of them"
-            ) from error
+            allowed = "numbers, texts, None, or lists and mappings of them"
+            raise TypeError(f"{name}={values!r}: expected {allowed}") from error
         if not tried[name] or len(set(map(joblib.hash, tried[name]))) < len(tried[name]):
             argument = "seeds" if name == "seed" else f"grid[{name!r}]"
             raise ValueError(f"{argument}={tried[name]!r}: expected at least one value, and each once")

@@ -6,8 +6,6 @@ random weights (``train``), one with ``start`` takes a trained model through the
 (``compress_shipped``). Leaves out: recipes of one's own, which ``compress`` takes.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -44,36 +42,29 @@ def read_recipe(name: str) -> dict:
 def train(name: str, folder: Path = WEIGHTS_DIR) -> Path:
     """Train the model of recipe ``name`` and write ``name.pt`` (FP16), its log and a new README into ``folder``.
 
-    Every stage starts from the best weights so far. Called again after an interruption, or after a stage was added
-    to the recipe, it goes on where the log ends; with a complete log it starts anew. The epoch with the best top-1 on
-    ``val`` is kept; ``test`` is looked at when a call ends.
+    Every stage starts from the best weights so far, by top-1 on ``val``; ``test`` is looked at when a call ends. Called
+    again after an interruption, or with a new stage, it goes on where the log ends; with a complete log it starts anew.
     """
-    recipe = read_recipe(name)
-    data = load_images(recipe["data"], recipe["image_size"], recipe["seed"])
+    recipe, data = _recipe_and_data(name)
+    seed, shared = recipe["seed"], {key: recipe[key] for key in ("batch_size", "weight_decay")}
     checkpoint, log, weights = folder / f"{name}.training", folder / f"{name}-log.csv", folder / f"{name}.pt"
     if len(_read_log(log)) == sum(stage["epochs"] for stage in recipe["stages"]):
         log.unlink()
-
-    for number, stage in enumerate(recipe["stages"]):
-        logged = sum(int(row["stage"]) == number + 1 for row in _read_log(log))
-        if logged == stage["epochs"]:
+    for number, stage in enumerate(recipe["stages"], start=1):
+        if sum(int(row["stage"]) == number for row in _read_log(log)) == stage["epochs"]:
             continue
-        if number == 0:
-            model = new_model(recipe["architecture"], data.class_names, recipe["image_size"], recipe["seed"])
+        if number == 1:
+            model = new_model(recipe["architecture"], data.class_names, recipe["image_size"], seed)
         else:
             model = load_model(weights)
-        keep_best = _best_keeper(log, weights, number + 1)
-        settings = stage | {"batch_size": recipe["batch_size"], "weight_decay": recipe["weight_decay"]}
-        fit(model, data, **settings, seed=recipe["seed"] + number, checkpoint=checkpoint, on_epoch=keep_best)
+        options = stage | shared | {"seed": seed + number - 1, "on_epoch": _best_keeper(log, weights, number)}
+        fit(model, data, **options, checkpoint=checkpoint)
         checkpoint.unlink()
 
     rows = _read_log(log)
-    best = max(range(len(rows)), key=lambda index: float(rows[index]["val_top1"]))
-    result = {
-        "epochs": len(rows),
-        "kept_epoch": best + 1,
-        "minutes": round(sum(float(row["seconds"]) for row in rows) / 60),
-    }
+    top1 = [float(row["val_top1"]) for row in rows]
+    minutes = round(sum(float(row["seconds"]) for row in rows) / 60)
+    result = {"epochs": len(rows), "kept_epoch": top1.index(max(top1)) + 1, "minutes": minutes}
     _write_result(name, recipe, result, load_model(weights), data, folder)
     return weights
 
@@ -82,10 +73,9 @@ def compress_shipped(name: str, folder: Path = WEIGHTS_DIR) -> Path:
     """Run the stages of recipe ``name`` and write into ``folder`` what it ``makes``, its results and a new README.
 
     Finished stages are kept in ``folder/compress.training/``, where a call that was stopped goes on. ``test`` is looked
-    at once, at the end, with the first file as stored.
+    at once, at the end, with the first file.
     """
-    recipe = read_recipe(name)
-    data = load_images(recipe["data"], recipe["image_size"], recipe["seed"])
+    recipe, data = _recipe_and_data(name)
     start, teacher = load_model(recipe["start"]), load_model(recipe["teacher"])
     made = compress(start, data, recipe, teacher=teacher, folder=folder / "compress.training")
     files = [folder / file for file in recipe["makes"]]
@@ -116,14 +106,15 @@ def compress_shipped(name: str, folder: Path = WEIGHTS_DIR) -> Path:
     return files[0]
 
 
+def _recipe_and_data(name: str) -> tuple[dict, ImageData]:
+    recipe = read_recipe(name)
+    return recipe, load_images(recipe["data"], recipe["image_size"], recipe["seed"])
+
+
 def _write_result(name: str, recipe: dict, result: dict, stored, data: ImageData, folder: Path) -> None:
     """Write ``name.json``, with the accuracy of the model as ``stored``, and the list of all shipped files anew."""
     top1 = {"val_top1": top1_accuracy(stored, data.val), "test_top1": top1_accuracy(stored, data.test)}
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "ultralytics": ultralytics.__version__,
-    }
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "ultralytics": ultralytics.__version__}
     text = json.dumps({"recipe": recipe} | result | top1 | {"versions": versions}, indent=1) + "\n"
     write_atomically(folder / f"{name}.json", lambda file: file.write_text(text, encoding="utf-8"))
     write_index(folder)
@@ -138,20 +129,11 @@ def _best_keeper(log: Path, weights: Path, stage: int):
         rows = _read_log(log)
         if all(val_top1 > float(row["val_top1"]) for row in rows):
             save_model(model, weights, precision="fp16")
-        seconds = time.monotonic() - started
-        rows.append(
-            {
-                "stage": stage,
-                "epoch": epoch,
-                "loss": f"{loss:.4f}",
-                "val_top1": f"{val_top1:.4f}",
-                "seconds": f"{seconds:.0f}",
-                "threads": torch.get_num_threads(),
-            }
-        )
-        _write_log(log, rows)
+        row = {"stage": stage, "epoch": epoch, "loss": f"{loss:.4f}", "val_top1": f"{val_top1:.4f}"}
+        row |= {"seconds": f"{time.monotonic() - started:.0f}", "threads": torch.get_num_threads()}
+        _write_log(log, [*rows, row])
         started = time.monotonic()
-        print(rows[-1], flush=True)
+        print(row, flush=True)
 
     return keep_best
 

@@ -1,7 +1,5 @@
 """The list of shipped files: what each is, how it was made and how good it is, from the results beside them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
