@@ -15,6 +15,7 @@ from numbers import Real
 import torch
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.arguments import check_choice
 from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.data.splits import formatted
 from yolo_slim_lessons.data.stored import same
@@ -105,8 +106,7 @@ def distill(
         >>> learned = slim.distill(small, teacher, data, temperature=4.0, alpha=0.9, epochs=1, progress=False)
     """
     check_numbers(temperature=temperature, alpha=alpha, beta=beta, feature_weight=feature_weight)
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}: expected one of {METHODS}")
+    check_choice("method", method, METHODS)
     if layers is not None and method not in FEATURE_LOSSES:
         raise ValueError(f"layers={layers!r}, method={method!r}: only {tuple(FEATURE_LOSSES)} look at layers")
     check_teacher(student, teacher)

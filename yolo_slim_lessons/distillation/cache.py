@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.arguments import check_positive_integer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.data.splits import batch_places, formatted
 from yolo_slim_lessons.data.stored import Images, read
@@ -72,8 +73,7 @@ def cache_teacher(
     Raises:
         ValueError: ``versions`` is no positive integer, or more than one without augmentation.
     """
-    if isinstance(versions, bool) or not isinstance(versions, int) or versions < 1:
-        raise ValueError(f"versions={versions!r}: expected a positive integer")
+    check_positive_integer("versions", versions)
     if not augment and versions > 1:
         raise ValueError(f"versions={versions!r}, augment=False: unchanged images have one version only")
     teacher = copy_model(teacher).eval().float().to(memory_format=torch.channels_last)

@@ -15,7 +15,8 @@ integer convolution; only that they fit in 32 bits is checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -23,12 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from yolo_slim_lessons.data import as_floats
 from yolo_slim_lessons.graph import Execution, Node
-from yolo_slim_lessons.models import copy_model, device_of, weight_layers
+from yolo_slim_lessons.models import device_of, weight_layers
 from yolo_slim_lessons.quantization.grids import IntegerGrid
 from yolo_slim_lessons.quantization.layers import QuantizedActivation, QuantizedLayer
-from yolo_slim_lessons.quantization.simulation import QuantizedModel
+from yolo_slim_lessons.quantization.simulation import QuantizedModel, check_integers
 
 
 def run_integer(model: QuantizedModel, images: torch.Tensor) -> torch.Tensor:
@@ -55,53 +55,24 @@ def integer_outputs(model: QuantizedModel, images: torch.Tensor) -> dict[str, to
         the last, linear layer its 32-bit sums.
     """
     walk = _Integers(model)
-    sums = walk.start(images).sums
-    return walk.outputs | {sums_of: sums for sums_of in [list(weight_layers(model))[-1][0]]}
+    walk.start(images)
+    return walk.outputs
 
 
-@torch.inference_mode()
-def simulated_outputs(
-    model: QuantizedModel,
-    images: torch.Tensor,
-    dtype: torch.dtype = torch.float32,
-    follow: Mapping[str, torch.Tensor] | None = None,
-) -> dict[str, torch.Tensor]:
-    """The same integers as from ``integer_outputs``, read off the simulation.
+class _Value:
+    """A tensor on its way through the network; ``real()`` says what numbers it stands for."""
 
-    Args:
-        model: as for ``run_integer``.
-        images: likewise.
-        dtype: of the floats, ``torch.float32`` or ``torch.float64``.
-        follow: the result of ``integer_outputs``. Each layer then reads these instead of what the simulation made one
-            layer earlier, so that the outcome shows each layer's own differences and not those of all before it.
+    def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> _Value:
+        """The same numbers in another shape or order."""
+        return Real(move(self.real()))
 
-    Returns:
-        Layer name → integers; of the last layer its sums, float64, for in float32 they are not always whole.
-    """
-    _check_quantized(model)
-    images = (as_floats(images) if images.dtype == torch.uint8 else images).to(device_of(model))
-    layer_of = _layer_of_each_activation(model, images)
-    model = copy_model(model).to(dtype)
-    outputs: dict[str, torch.Tensor] = {}
-
-    def keep(name: str, module: QuantizedActivation, result: torch.Tensor) -> torch.Tensor | None:
-        outputs[name] = module.output_grid.quantize(result).to(module.output_grid.dtype)
-        return None if follow is None else module.output_grid.dequantize(follow[name])
-
-    for name, layer in layer_of.items():
-        model.get_submodule(name).register_forward_hook(
-            lambda module, _, result, layer=layer: keep(layer, module, result)
-        )
-    last, head = list(weight_layers(model))[-1]
-    head.register_forward_hook(
-        lambda layer, _, result: outputs.__setitem__(last, result.double() / layer.accumulator_scale)
-    )
-    model(images.to(dtype))
-    return outputs
+    def to_grid(self, grid: IntegerGrid) -> torch.Tensor:
+        """Integers on ``grid``."""
+        return grid.quantize(self.real()).to(grid.dtype)
 
 
 @dataclass(frozen=True)
-class OnGrid:
+class OnGrid(_Value):
     """Integers, and the grid that says what they stand for."""
 
     integers: torch.Tensor
@@ -110,8 +81,7 @@ class OnGrid:
     def real(self) -> torch.Tensor:
         return self.grid.dequantize(self.integers).double()
 
-    def moved(self, move) -> OnGrid:
-        """The same numbers in another shape or order."""
+    def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> OnGrid:
         return OnGrid(move(self.integers), self.grid)
 
     def to_grid(self, grid: IntegerGrid) -> torch.Tensor:
@@ -119,7 +89,7 @@ class OnGrid:
 
 
 @dataclass(frozen=True)
-class Sums:
+class Sums(_Value):
     """32-bit sums of a layer, int64, one scale or one for each channel."""
 
     sums: torch.Tensor
@@ -128,17 +98,14 @@ class Sums:
     def real(self) -> torch.Tensor:
         return self.sums * self.layer.accumulator_scale.view(-1, *(1,) * (self.sums.dim() - 2))
 
-    def to_grid(self, grid: IntegerGrid) -> torch.Tensor:
-        return grid.quantize(self.real()).to(grid.dtype)
-
 
 @dataclass(frozen=True)
-class Average:
+class Average(_Value):
     """The mean over height and width of integers, as long as nobody has said on which grid it is to be."""
 
     mean_of: OnGrid
 
-    def moved(self, move) -> Average:
+    def moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> Average:
         return self
 
     def to_grid(self, grid: IntegerGrid) -> torch.Tensor:
@@ -146,7 +113,7 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Real:
+class Real(_Value):
     """What was computed in float64."""
 
     numbers: torch.Tensor
@@ -154,43 +121,39 @@ class Real:
     def real(self) -> torch.Tensor:
         return self.numbers
 
-    def moved(self, move) -> Real:
-        return Real(move(self.numbers))
-
-    def to_grid(self, grid: IntegerGrid) -> torch.Tensor:
-        return grid.quantize(self.numbers).to(grid.dtype)
-
 
 class _Integers(Execution):
     """The computation on integers. Values are of the four kinds above."""
 
     def __init__(self, model: QuantizedModel):
-        _check_quantized(model)
+        check_integers(model)
         super().__init__(model)
         self.model = model
-        self.outputs: dict[str, torch.Tensor] = {}
+        self.outputs: dict[str, torch.Tensor] = {}  # by the name of a layer
 
     @torch.inference_mode()
     def start(self, images: torch.Tensor) -> Sums:
-        first = next(layer for _, layer in weight_layers(self.model))
+        grid = next(layer for _, layer in weight_layers(self.model)).input_grid
         images = images.to(device_of(self.model))
-        integers = images if images.dtype == torch.uint8 else first.input_grid.quantize(images)
-        graph = self.model.graph(tuple(images.shape[-2:]))
-        return self.run(graph, OnGrid(integers, first.input_grid))
+        self.graph = self.model.graph(tuple(images.shape[-2:]))
+        return self.run(self.graph, OnGrid(images if images.dtype == torch.uint8 else grid.quantize(images), grid))
 
-    def conv(self, node: Node, x) -> Sums:
+    def conv(self, node: Node, x: _Value) -> Sums:
         layer = self.modules[node.name]
         return Sums(accumulate(node.name, layer, x.to_grid(layer.input_grid)), layer)
 
-    linear = conv
+    def linear(self, node: Node, x: _Value) -> Sums:
+        made = self.conv(node, x)
+        self.outputs[node.name] = made.sums
+        return made
 
     def activation(self, node: Node, x: Sums) -> OnGrid:
         activation = self.modules[node.name]
         integers = activate(x.sums, x.layer, activation)
-        self.outputs[next(name for name, layer in self.modules.items() if layer is x.layer)] = integers
+        self.outputs[self.graph.nodes[node.inputs[0]].name] = integers
         return OnGrid(integers, activation.output_grid)
 
-    def sum(self, node: Node, first, second) -> OnGrid | Real:
+    def sum(self, node: Node, first: _Value, second: _Value) -> OnGrid | Real:
         if node.name not in self.modules:
             return Real(first.real() + second.real())
         grid = self.modules[node.name].output_grid
@@ -199,29 +162,21 @@ class _Integers(Execution):
     def concat(self, node: Node, *parts: OnGrid) -> OnGrid:
         return OnGrid(super().concat(node, *(part.integers for part in parts)), parts[0].grid)
 
-    def split(self, node: Node, x):
-        return x.moved(lambda tensor: super(_Integers, self).split(node, tensor))
-
-    def reshape(self, node: Node, x):
-        return x.moved(lambda tensor: super(_Integers, self).reshape(node, tensor))
-
-    def transpose(self, node: Node, x):
-        return x.moved(lambda tensor: super(_Integers, self).transpose(node, tensor))
-
-    def dropout(self, node: Node, x):
-        return x
-
     def pool(self, node: Node, x: OnGrid) -> Average:
         return Average(x)
 
-    def scale(self, node: Node, x) -> Real:
-        return Real(super().scale(node, x.real()))
+    def dropout(self, node: Node, x: _Value) -> _Value:
+        return x
 
-    def matmul(self, node: Node, first, second) -> Real:
-        return Real(super().matmul(node, first.real(), second.real()))
+    def move(self, node: Node, x: _Value) -> _Value:
+        return x.moved(functools.partial(getattr(super(), node.kind), node))
 
-    def softmax(self, node: Node, x) -> Real:
-        return Real(super().softmax(node, x.real()))
+    split = reshape = transpose = move
+
+    def in_floats(self, node: Node, *values: _Value) -> Real:
+        return Real(getattr(super(), node.kind)(node, *(value.real() for value in values)))
+
+    scale = matmul = softmax = in_floats
 
 
 def accumulate(name: str, layer: QuantizedLayer, integers: torch.Tensor) -> torch.Tensor:
@@ -288,19 +243,3 @@ def average(integers: torch.Tensor, grid: IntegerGrid, new_grid: IntegerGrid) ->
     ratio = Fraction(grid.scale.item()) / Fraction(new_grid.scale.item()) / integers[0, 0].numel()
     moved = divide(sums * ratio.numerator, ratio.denominator) + new_grid.zero_point
     return moved.clamp(new_grid.lowest, new_grid.highest).to(new_grid.dtype)
-
-
-def _layer_of_each_activation(model: QuantizedModel, images: torch.Tensor) -> dict[str, str]:
-    """Name of each activation function → name of the layer in front of it."""
-    graph = model.graph(tuple(images.shape[-2:]))
-    return {node.name: graph.nodes[node.inputs[0]].name for node in graph.nodes if node.kind == "activation"}
-
-
-def _check_quantized(model: nn.Module) -> None:
-    if not (
-        isinstance(model, QuantizedModel)
-        and all(isinstance(layer, QuantizedLayer) for _, layer in weight_layers(model))
-    ):
-        raise ValueError(
-            "model computes with floats: expected one from quantize_integer with activation_bits, all layers quantized"
-        )

@@ -36,6 +36,37 @@ def rated_counts(groups: list[ChannelGroup], prune_rate: float | Mapping[str, fl
     return _rounded(groups, rates, round_to)
 
 
+def searched_counts(
+    model: ClassificationModel,
+    groups: list[ChannelGroup],
+    scores: Importance,
+    target: str,
+    value: float,
+    scope: str,
+    round_to: int,
+    image_size: int | None,
+) -> Counts:
+    """Channels kept so that the model meets a target; arguments as of ``prune_channels``.
+
+    Raises:
+        ValueError: the target cannot be met; the smallest possible model is named.
+    """
+    if target == "prune_rate":
+        share, price = 1 - value, _channel_price(groups)
+    else:
+        unit = "MACs" if target == "target_macs" else "parameters"
+        share, price = value, layer_prices(model, groups, unit, image_size)
+    whole, least = price(full_counts(groups)), price(smallest_counts(groups, round_to))
+    if least > share * whole:
+        raise ValueError(
+            f"{target} asks for {share:.4g} of the model, but the smallest possible is {least / whole:.4f}, with "
+            f"{round_to} channels in each layer: ask for more, or lower round_to={round_to}"
+        )
+    if scope == "layer":
+        return _even_counts(groups, price, share * whole, round_to)
+    return _ranked_counts(groups, price, share * whole, round_to, scores)
+
+
 def layer_prices(
     model: ClassificationModel, groups: list[ChannelGroup], unit: str, image_size: int | None = None
 ) -> Price:
@@ -78,7 +109,7 @@ def layer_prices(
     return price
 
 
-def channel_price(groups: list[ChannelGroup]) -> Price:
+def _channel_price(groups: list[ChannelGroup]) -> Price:
     """The number of channels in the groups that may be pruned."""
     prunable = np.array([group.prunable for group in groups], dtype=float)
     return lambda counts: counts @ prunable
@@ -93,7 +124,7 @@ def smallest_counts(groups: list[ChannelGroup], round_to: int) -> Counts:
     return np.array([min(group.size, round_to) if group.prunable else group.size for group in groups], dtype=float)
 
 
-def even_counts(groups: list[ChannelGroup], price: Price, limit: float, round_to: int) -> Counts:
+def _even_counts(groups: list[ChannelGroup], price: Price, limit: float, round_to: int) -> Counts:
     """The largest model within ``limit`` in which every layer loses the same share, as far as rounding allows."""
     prunable = np.array([group.prunable for group in groups])
     lowest, highest = 0.0, 1.0
@@ -110,7 +141,7 @@ def even_counts(groups: list[ChannelGroup], price: Price, limit: float, round_to
     return counts
 
 
-def ranked_counts(groups: list[ChannelGroup], price: Price, limit: float, round_to: int, scores: Importance) -> Counts:
+def _ranked_counts(groups: list[ChannelGroup], price: Price, limit: float, round_to: int, scores: Importance) -> Counts:
     """The model within ``limit`` that gives up least importance for what it saves.
 
     Channels go in blocks of ``round_to``. Layers stand one behind the other, so what gets through is a product: of

@@ -19,9 +19,9 @@ from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Node
 from yolo_slim_lessons.models import copy_model
 from yolo_slim_lessons.quantization import QuantizedLayer
-from yolo_slim_lessons.quantization.calibration import image_batches
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
 from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, images_at_once
+from yolo_slim_lessons.quantization.observation import image_batches
 from yolo_slim_lessons.quantization.simulation import Simulation, graph_of
 
 

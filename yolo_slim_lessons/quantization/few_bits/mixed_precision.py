@@ -21,7 +21,7 @@ from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.distillation import soft_target_loss
 from yolo_slim_lessons.models import logits, weight_layers
 from yolo_slim_lessons.quantization import fold_batchnorm, quantize_integer
-from yolo_slim_lessons.quantization.calibration import image_batches
+from yolo_slim_lessons.quantization.observation import image_batches
 
 
 @dataclass(frozen=True)

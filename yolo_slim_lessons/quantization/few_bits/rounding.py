@@ -12,13 +12,14 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from yolo_slim_lessons.arguments import check_positive_integer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Graph
 from yolo_slim_lessons.quantization import IntegerGrid, QuantizedLayer
-from yolo_slim_lessons.quantization.calibration import image_batches
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
 from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, images_at_once
 from yolo_slim_lessons.quantization.few_bits.straight_through import finished, trainable
+from yolo_slim_lessons.quantization.observation import image_batches
 from yolo_slim_lessons.quantization.simulation import Simulation, graph_of
 
 STRETCH = -0.1, 1.1  # a sigmoid never arrives at 0 or 1; stretched and clipped it does
@@ -69,9 +70,8 @@ def learn_rounding(
         >>> nearest = slim.quantize_integer(model, bits=4, activation_bits=8, calibration=calibration)
         >>> learned = slim.learn_rounding(nearest, model, calibration, steps=10, progress=False)
     """
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: expected a positive integer")
+    check_positive_integer("steps", steps)
+    check_positive_integer("batch_size", batch_size)
     for name, value in (("learning_rate", learning_rate), ("pressure", pressure)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name}={value!r}: expected a number above 0")
