@@ -78,3 +78,6 @@ def known_label_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
         known = labels >= 0
         scores, labels = scores[known], labels[known]
     return F.cross_entropy(scores, labels) if len(labels) else scores.sum()
+
+
+FEATURE_LOSSES = {"hints": hint_loss, "attention": attention_loss}

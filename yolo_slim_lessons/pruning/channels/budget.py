@@ -23,17 +23,10 @@ Price = Callable[[Counts], np.ndarray]
 
 
 def rated_counts(groups: list[ChannelGroup], prune_rate: float | Mapping[str, float], round_to: int) -> Counts:
-    """Channels kept if every layer, or every layer that a mapping names, loses its rate.
-
-    Raises:
-        ValueError: the mapping is empty, names no layer or one that keeps all its channels, or gives different
-            rates to tied layers.
-    """
-    if not isinstance(prune_rate, Mapping):
-        rates = np.array([prune_rate if group.prunable else 0.0 for group in groups])
-    else:
-        rates = _rates_of_groups(groups, prune_rate)
-    return _rounded(groups, rates, round_to)
+    """Channels kept if each layer, or each that a mapping names, loses its rate; errors as of ``prune_channels``."""
+    if isinstance(prune_rate, Mapping):
+        return _rounded(groups, _rates_of_groups(groups, prune_rate), round_to)
+    return _rounded(groups, np.array([prune_rate if group.prunable else 0.0 for group in groups]), round_to)
 
 
 def searched_counts(
@@ -46,11 +39,7 @@ def searched_counts(
     round_to: int,
     image_size: int | None,
 ) -> Counts:
-    """Channels kept so that the model meets a target; arguments as of ``prune_channels``.
-
-    Raises:
-        ValueError: the target cannot be met; the smallest possible model is named.
-    """
+    """Channels kept so that the model meets a target, an argument of ``prune_channels`` and its value."""
     if target == "prune_rate":
         share, price = 1 - value, _channel_price(groups)
     else:
@@ -73,13 +62,7 @@ def layer_prices(
     """What a model costs as a function of the channels that its groups keep, without building it.
 
     A layer has as many weights, and MACs, as its inputs times its outputs; what BatchNorm and biases cost goes with
-    the outputs alone.
-
-    Args:
-        model: the model as it is.
-        groups: ``channel_groups(model)``.
-        unit: ``"MACs"`` or ``"parameters"``.
-        image_size: pixels a side, for MACs.
+    the outputs alone. ``unit`` is ``"MACs"``, of images of ``image_size`` pixels a side, or ``"parameters"``.
     """
     layers = dict(weight_layers(model))
     rows = {name: row for row, name in enumerate(layers)}

@@ -31,18 +31,7 @@ def importance(
     calibration: Split | None = None,
     seed: int = 0,
 ) -> Importance:
-    """Score every channel of the groups that may be pruned.
-
-    Args:
-        model: unfused.
-        groups: ``channel_groups(model)``.
-        prune_type: a key of ``CRITERIA``.
-        calibration: labelled images, for ``"taylor"``.
-        seed: for ``"random"``.
-
-    Raises:
-        ValueError: ``prune_type`` is unknown, or ``"taylor"`` has no ``calibration``.
-    """
+    """Score every channel of the groups that may be pruned; arguments and errors as of ``prune_channels``."""
     check_choice("prune_type", prune_type, sorted(CRITERIA))
     score = CRITERIA[prune_type](_Layers(model), calibration, seed)
     return {group.name: score(group) for group in groups if group.prunable}

@@ -17,9 +17,8 @@ from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Graph
 from yolo_slim_lessons.quantization import IntegerGrid, QuantizedLayer
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
-from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, images_at_once
+from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, stored_images
 from yolo_slim_lessons.quantization.few_bits.straight_through import finished, trainable
-from yolo_slim_lessons.quantization.observation import image_batches
 from yolo_slim_lessons.quantization.simulation import Simulation, graph_of
 
 STRETCH = -0.1, 1.1  # a sigmoid never arrives at 0 or 1; stretched and clipped it does
@@ -77,9 +76,7 @@ def learn_rounding(
             raise ValueError(f"{name}={value!r}: expected a number above 0")
     original = float_original(quantized, model)
     learner = trainable(quantized, original, SoftRounding).requires_grad_(False)
-    first = next(image_batches(calibration, 1, original))
-    at_once = images_at_once(tuple(first.shape[-2:]))
-    images = StoredActivations.of(image_batches(calibration, at_once, original), len(calibration), at_once)
+    images = stored_images(calibration, original)
     graph = graph_of(quantized, images[:1])
     blocks = list(graph.blocks())
     exact, rounded = _Blocks(Execution(original), graph, images), _Blocks(Simulation(learner), graph, images)
@@ -87,11 +84,8 @@ def learn_rounding(
     with tqdm(total=steps * len(blocks), desc="learn rounding", disable=not progress, leave=False) as bar:
         for _, nodes in blocks:
             exact.compute(nodes)
-            roundings = [
-                rounded.walk.modules[graph.nodes[position].name].rounding
-                for position in nodes
-                if isinstance(rounded.walk.modules.get(graph.nodes[position].name), QuantizedLayer)
-            ]
+            layers = [rounded.walk.modules.get(graph.nodes[position].name) for position in nodes]
+            roundings = [layer.rounding for layer in layers if isinstance(layer, QuantizedLayer)]
             if roundings:
                 _learn(roundings, rounded, exact, nodes, steps, batch_size, learning_rate, pressure, random, bar)
             bar.update(steps * (not roundings))
@@ -195,6 +189,7 @@ def _learn(roundings, rounded, exact, nodes, steps, batch_size, learning_rate, p
         loss.backward()
         optimizer.step()
         bar.update()
+    optimizer.zero_grad()  # gradients take as much memory as weights
     for rounding in roundings:
         rounding.decided = True
         rounding.logits.requires_grad_(False)
