@@ -27,15 +27,10 @@ MakeGrid = Callable[[torch.Tensor, torch.Tensor], object]
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often numbers occur, each counted at the nearest of evenly spaced points.
+    """How often numbers occur, each counted at the nearest of evenly spaced points."""
 
-    Attributes:
-        points: float32, from the smallest number to the largest.
-        counts: float64, as many.
-    """
-
-    points: torch.Tensor
-    counts: torch.Tensor
+    points: torch.Tensor  # float32, from the smallest number to the largest
+    counts: torch.Tensor  # float64, as many
 
     @classmethod
     def of(cls, values: torch.Tensor, low: float | None = None, high: float | None = None, bins: int = BINS):
@@ -115,13 +110,11 @@ def _least_squares(points, counts, make_grid, low, high):
     best = [low, high, error(low, high)]
     steps = [(True, True)] if make_grid(low, high).symmetric else [(True, True), (False, True), (True, False)] * 2
     for move_low, move_high in steps:
-        start_low, start_high = (low if move_low else best[0]), (high if move_high else best[1])
+        fixed_low, fixed_high, _ = best
         for fraction in FRACTIONS:
-            tried_low = start_low * fraction if move_low else start_low
-            tried_high = start_high * fraction if move_high else start_high
-            loss = error(tried_low, tried_high)
-            better = loss < best[2]
-            tried = (tried_low, tried_high, loss)
+            ends = low * fraction if move_low else fixed_low, high * fraction if move_high else fixed_high
+            tried = *ends, error(*ends)
+            better = tried[2] < best[2]
             best = [torch.where(better, new, old) for new, old in zip(tried, best, strict=True)]
     return make_grid(best[0], best[1])
 
