@@ -7,8 +7,6 @@ in integer arithmetic, and ``fidelity`` tells how much was lost, in dB. ``floats
 integers (``deployment``).
 """
 
-from __future__ import annotations
-
 from yolo_slim_lessons.quantization.execution import integer_outputs, run_integer
 from yolo_slim_lessons.quantization.fidelity import layer_errors, signal_to_noise
 from yolo_slim_lessons.quantization.folding import fold_batchnorm

@@ -1,8 +1,7 @@
 """A classifier whose activations lie on grids: its forward pass follows the graph of the network. Used in lesson 05.
 
 The blocks of Ultralytics add tensors without a module in which a sum could be clamped to its grid. So a quantized model
-runs the nodes of its graph, with the very layers that its blocks hold. Leaves out: arithmetic on the integers
-themselves (``execution.py``).
+runs the nodes of its graph, with the very layers of its blocks. Leaves out: arithmetic on integers (``execution``).
 """
 
 from __future__ import annotations

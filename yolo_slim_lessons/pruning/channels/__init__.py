@@ -100,8 +100,8 @@ def prune_channels(
 def reestimate_batchnorm(model: ClassificationModel, split: Split, batch_size: int = 128) -> ClassificationModel:
     """Measure anew the means and variances by which BatchNorm normalizes, on a copy.
 
-    They were measured while all channels were there. With fewer channels in front, the sums behind them have other
-    means and variances; a few hundred training images tell them, without any training (Li et al., 2020, EagleEye).
+    With fewer channels in front, sums have other means and variances than those that were measured; a few hundred
+    training images tell them, without any training (Li et al., 2020, EagleEye).
 
     Args:
         model: unfused; it is left alone.

@@ -1,9 +1,9 @@
 """Which channels hang together, and why: as data that one can print and draw.
 
 A channel is made by one or several layers and read by others, and goes as a whole or not at all. A walk over the graph
-of the network gives every channel that a layer makes a number of its own. Where tensors are added, numbers are tied;
-where they are cut and concatenated, numbers move along. In the end, channels that stand side by side and have the same
-makers and readers are one group. Used in lesson 04. Leaves out: which channels go (``budget.py``).
+gives every channel that a layer makes a number of its own. Where tensors are added, numbers are tied; where they are
+cut and concatenated, numbers move along. In the end, neighbours with the same makers and readers are one group. Used in
+lesson 04. Leaves out: which channels go (``budget``).
 """
 
 from __future__ import annotations

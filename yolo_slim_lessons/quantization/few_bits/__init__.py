@@ -5,8 +5,6 @@ In the order of what they need: ``bias_correction`` some images and a moment, ``
 what is left at 32 bits. Used in lesson 05. Leaves out: quantization itself (``quantize_integer``).
 """
 
-from __future__ import annotations
-
 from yolo_slim_lessons.quantization.few_bits.aware_training import train_quantized
 from yolo_slim_lessons.quantization.few_bits.bias_correction import correct_biases
 from yolo_slim_lessons.quantization.few_bits.bias_rounding import round_biases

@@ -83,10 +83,7 @@ class _ChannelMeans(Execution):
 
 
 class _Correction(Simulation):
-    """The computation of the quantized model, node by node for all images; the value of a node is that of all images.
-
-    Each quantized layer is corrected, in place, before the next one reads it.
-    """
+    """The quantized model, node by node for all images; each layer is corrected, in place, before the next reads it."""
 
     def __init__(self, model: nn.Module, means: dict[str, torch.Tensor], images: StoredActivations):
         super().__init__(model)

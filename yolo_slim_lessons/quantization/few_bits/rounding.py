@@ -1,8 +1,8 @@
 """Round up or down so that layers err together as little as possible, not each weight for itself.
 
-To the nearest integer is best for every single weight, but not for what a layer puts out, where errors add up:
-rounding one weight the wrong way can cancel the errors of its neighbours. Which of the two neighbouring integers each
-weight gets is learned from unlabelled images (AdaRound: Nagel et al., 2020), block by block (BRECQ: Li et al., 2021).
+The nearest integer is best for a single weight, but in what a layer puts out errors add up, and one weight rounded the
+wrong way can cancel those of its neighbours. Which of two neighbouring integers each weight gets is learned from
+unlabelled images (AdaRound: Nagel et al., 2020), block by block (BRECQ: Li et al., 2021).
 Used in lesson 05. Leaves out: changing weights by more than one step, and scales; for those, ``train_quantized``.
 """
 
@@ -133,9 +133,8 @@ class _Blocks:
 class SoftRounding(nn.Module):
     """Between the two integers around each weight: 0 is the lower, 1 the upper one.
 
-    Attributes:
-        logits: a sigmoid of them, stretched and clipped, is how far each weight is up; at first where it was.
-        decided: whether weights lie on integers now.
+    A sigmoid of ``logits``, stretched and clipped, is how far each weight is up; at first where it was. ``decided``
+    says whether weights lie on integers now.
     """
 
     def __init__(self, grid: IntegerGrid, weight: torch.Tensor):

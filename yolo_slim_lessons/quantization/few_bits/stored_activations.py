@@ -1,8 +1,8 @@
 """What a layer puts out for all calibration images, kept where it does not fill the memory.
 
-Repairs go through a network layer by layer, or block by block, and each step needs what the step before made of every
-image. For a large network at 224 pixels that is gigabytes. Beyond a limit the numbers go into a temporary file that is
-mapped into memory, whose pages the system takes back when it needs them. Leaves out: keeping anything for another call.
+Repairs go through a network step by step, and each needs what the step before made of every image: gigabytes, for a
+large network at 224 pixels. Beyond a limit the numbers go into a temporary file that is mapped into memory, whose pages
+the system takes back when it needs them. Leaves out: keeping anything for another call.
 """
 
 from __future__ import annotations

@@ -73,8 +73,7 @@ class PricedBits(torch.autograd.Function):
 class LearnedGrid(nn.Module):
     """An ``IntegerGrid`` whose scale is a parameter; its zero point stays.
 
-    Attributes:
-        bit_price: what a bit of the entropy-coded numbers adds to the loss; 0 for activations, which are not stored.
+    ``bit_price`` is what a bit of the entropy-coded numbers adds to the loss; 0 for activations, which are not stored.
     """
 
     def __init__(self, grid: IntegerGrid, bit_price: float = 0.0):
@@ -127,11 +126,9 @@ class RoundedWeight(nn.Module):
 
     @property
     def grid(self) -> IntegerGrid:
-        """What has been learned so far."""
         return self.learned.grid
 
     def integers(self, grid: IntegerGrid) -> torch.Tensor:
-        """Those on ``grid`` that are nearest to the weight."""
         return grid.quantize(self.weight)
 
 
