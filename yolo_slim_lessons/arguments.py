@@ -5,7 +5,7 @@ Leaves out: what only one function asks of its arguments, which it checks itself
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
 
 
@@ -36,3 +36,16 @@ def check_layer_names(argument: str, names: Collection[str], known: Collection[s
     for name in names:
         if name not in known:
             raise ValueError(f"{argument} names {name!r}, which is no layer with weights: expected some of {known}")
+
+
+def value_of_each_layer(
+    argument: str, value: object, names: Collection[str], check: Callable[[str, object], None]
+) -> dict[str, object]:
+    """Layer name → what a mapping ``value`` says, or else ``value`` for all of ``names``; ``check`` sees each value."""
+    if not isinstance(value, Mapping):
+        check(argument, value)
+        return dict.fromkeys(names, value)
+    check_layer_names(argument, value, names)
+    for name, each in value.items():
+        check(f"{argument}[{name!r}]", each)
+    return dict(value)

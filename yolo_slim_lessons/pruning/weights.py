@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from yolo_slim_lessons.arguments import check_layer_names, check_positive_integer, check_rate
+from yolo_slim_lessons.arguments import check_layer_names, check_positive_integer, check_rate, value_of_each_layer
 from yolo_slim_lessons.data import ImageData
 from yolo_slim_lessons.models import copy_model, weight_layers
 from yolo_slim_lessons.training import fit
@@ -175,18 +175,13 @@ def prune_gradually(
 
 def _rate_of_each_layer(model, prune_rate, layers) -> dict[str, float]:
     names = [name for name, _ in weight_layers(model)]
-    if isinstance(prune_rate, Mapping):
-        if layers is not None:
-            raise ValueError("layers: the mapping prune_rate names the layers already, expected layers=None")
-        argument, rates = "prune_rate", dict(prune_rate)
-    else:
-        argument = "layers"
-        rates = dict.fromkeys(names if layers is None else [layers] if isinstance(layers, str) else layers, prune_rate)
-        check_rate("prune_rate", prune_rate)
-    check_layer_names(argument, rates, names)
-    for name, rate in rates.items():
-        check_rate(f"prune_rate[{name!r}]", rate)
-    return rates
+    if isinstance(prune_rate, Mapping) and layers is not None:
+        raise ValueError("layers: the mapping prune_rate names the layers already, expected layers=None")
+    if not isinstance(prune_rate, Mapping):
+        chosen = names if layers is None else [layers] if isinstance(layers, str) else list(layers)
+        check_layer_names("layers", chosen, names)
+        names = chosen
+    return value_of_each_layer("prune_rate", prune_rate, names, check_rate)
 
 
 def _importance(weight: torch.Tensor, prune_type: str, generator: torch.Generator) -> torch.Tensor:

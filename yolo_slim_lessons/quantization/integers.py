@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from yolo_slim_lessons.arguments import check_choice, check_layer_names
+from yolo_slim_lessons.arguments import check_choice, value_of_each_layer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Graph, replace_module, trace
 from yolo_slim_lessons.models import check_classifier, copy_model, device_of, weight_layers
@@ -84,7 +84,7 @@ def quantize_integer(
         [[3, -7, 1]]
     """
     _check_arguments(model, activation_bits, calibration, granularity, ranges, weight_ranges)
-    bits_of_layer = _bits_of_each_layer(model, bits)
+    bits_of_layer = value_of_each_layer("bits", bits, [name for name, _ in weight_layers(model)], check_bits)
     quantized = fold_batchnorm(model)
     grids: list[tuple[ActivationTensor, IntegerGrid]] = []
     if activation_bits is not None:
@@ -192,14 +192,3 @@ def _check_arguments(model, activation_bits, calibration, granularity, ranges, w
             raise ValueError(f"model is quantized already ({name}): quantize the float model it came from")
         if not layer.weight.isfinite().all() or not (layer.bias is None or layer.bias.isfinite().all()):
             raise ValueError(f"{name} has weights that are NaN or infinite: repair or retrain the model")
-
-
-def _bits_of_each_layer(model, bits) -> dict[str, int]:
-    names = [name for name, _ in weight_layers(model)]
-    if not isinstance(bits, Mapping):
-        check_bits("bits", bits)
-        return dict.fromkeys(names, bits)
-    check_layer_names("bits", bits, names)
-    for name, number in bits.items():
-        check_bits(f"bits[{name!r}]", number)
-    return dict(bits)

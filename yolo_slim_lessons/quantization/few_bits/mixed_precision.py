@@ -26,7 +26,7 @@ from yolo_slim_lessons.quantization.observation import image_batches
 
 @dataclass(frozen=True)
 class BitSensitivity:
-    """What it costs to round one layer alone, from ``bit_sensitivity`` or another count, such as ``search.sensitivity``.
+    """What it costs to round one layer alone, from ``bit_sensitivity`` or as ``search.sensitivity`` counts it.
 
     Attributes:
         layers: names, L of them.
