@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.arguments import check_layer_names
 from yolo_slim_lessons.measurement import layer_costs
 from yolo_slim_lessons.models import weight_layers
 from yolo_slim_lessons.pruning.channels.criteria import Importance
@@ -176,14 +177,10 @@ def _same_size(groups: list[ChannelGroup]) -> list[list[int]]:
 
 def _rates_of_groups(groups: list[ChannelGroup], prune_rate: Mapping[str, float]) -> np.ndarray:
     made_by = {part.layer: group for group in groups for part in group.producers}
-    known = [layer for layer, group in made_by.items() if group.prunable]
-    if not prune_rate:
-        raise ValueError(f"prune_rate names no layer: expected some of {known}")
     for layer in prune_rate:
-        if layer not in made_by:
-            raise ValueError(f"prune_rate names {layer!r}, which is no layer with channels: expected some of {known}")
-        if not made_by[layer].prunable:
+        if layer in made_by and not made_by[layer].prunable:
             raise ValueError(f"prune_rate names {layer!r}, which keeps all its channels: {made_by[layer].why}")
+    check_layer_names("prune_rate", prune_rate, [layer for layer, group in made_by.items() if group.prunable])
     rates = np.zeros(len(groups))
     for members in _same_size(groups):
         named = {
