@@ -188,10 +188,9 @@ def _learn(roundings, rounded, exact, nodes, steps, batch_size, learning_rate, p
         loss.backward()
         optimizer.step()
         bar.update()
-    optimizer.zero_grad()  # gradients take as much memory as weights
-    for rounding in roundings:
+    for rounding in roundings:  # a gradient takes as much memory as a weight, and a decision a quarter
         rounding.decided = True
-        rounding.logits.requires_grad_(False)
+        rounding.logits = nn.Parameter(rounding.logits.detach().sign().to(torch.int8), requires_grad=False)
 
 
 def _variance(outputs: StoredActivations) -> torch.Tensor:
