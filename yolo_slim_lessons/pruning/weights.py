@@ -1,6 +1,6 @@
 """Zero single weights: by magnitude or at random, per layer or over the whole model, free or in an N:M pattern.
 
-The network keeps its shape and computes as much as before; what the zeros save on disk says ``sparse_sizes``. Used in
+The network keeps its shape and computes as much as before; ``sparse_sizes`` says what the zeros save on disk. Used in
 lesson 03. Leaves out: removing whole channels (``pruning.channels``), criteria that look at data or at curvature, and
 kernels that skip zeros.
 """
