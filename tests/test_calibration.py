@@ -16,10 +16,9 @@ from yolo_slim_lessons.quantization.calibration import (
     FRACTIONS,
     Histogram,
     choose_grid,
-    image_batches,
     kl_divergence,
-    observe_inputs,
 )
+from yolo_slim_lessons.quantization.observation import image_batches, observe_inputs
 
 
 def grids(bits=8, **options):

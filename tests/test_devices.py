@@ -12,8 +12,8 @@ from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.distillation import cache_teacher
 from yolo_slim_lessons.files import WEIGHTS_DIR
 from yolo_slim_lessons.models import blank_images, copy_model, input_format, logits
-from yolo_slim_lessons.pruning.weights import sparse_sizes
-from yolo_slim_lessons.quantization.calibration import image_batches, observe_inputs
+from yolo_slim_lessons.pruning.sparse_sizes import sparse_sizes
+from yolo_slim_lessons.quantization.observation import image_batches, observe_inputs
 from yolo_slim_lessons.training import top1_accuracy
 
 

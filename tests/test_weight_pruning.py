@@ -14,7 +14,8 @@ from torch.nn.utils import prune
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.measurement import checkpoint_bytes
 from yolo_slim_lessons.models import logits
-from yolo_slim_lessons.pruning.weights import break_even_rate, gradual_rates, index_bits, sparse_sizes
+from yolo_slim_lessons.pruning.sparse_sizes import break_even_rate, index_bits, sparse_sizes
+from yolo_slim_lessons.pruning.weights import gradual_rates
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from ultralytics.nn.tasks import ClassificationModel
 from ultralytics.utils import DEFAULT_CFG, RANK, YAML
 from ultralytics.utils.torch_utils import unwrap_model
 
-from yolo_slim_lessons.distillation import check_class_names, check_numbers, check_teacher, soft_target_loss
+from yolo_slim_lessons.distillation import soft_target_loss
+from yolo_slim_lessons.distillation.checks import check_class_names, check_numbers, check_teacher
 from yolo_slim_lessons.models import copy_model, load_model, logits
 from yolo_slim_lessons.training.state import zero_keeper
 

@@ -7,20 +7,19 @@ and training on several devices (``ultralytics_trainer.py``).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from numbers import Real
 
 import torch
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.data import ImageData, Split
-from yolo_slim_lessons.data.splits import formatted
-from yolo_slim_lessons.data.stored import same
+from yolo_slim_lessons.arguments import check_choice
+from yolo_slim_lessons.data import ImageData
 from yolo_slim_lessons.distillation.cache import CachedSplit, TeacherCache, cache_teacher
+from yolo_slim_lessons.distillation.checks import check_cache, check_numbers, check_teacher, checked_data
 from yolo_slim_lessons.distillation.features import add_adapters, match_layers, record, without_extras
 from yolo_slim_lessons.distillation.losses import (
+    FEATURE_LOSSES,
     attention_loss,
     decoupled_loss,
     hint_loss,
@@ -29,7 +28,7 @@ from yolo_slim_lessons.distillation.losses import (
 )
 from yolo_slim_lessons.distillation.unlabelled import hide_labels, with_unlabelled
 from yolo_slim_lessons.files import fingerprint
-from yolo_slim_lessons.models import check_classifier, copy_model, device_of, input_format, logits
+from yolo_slim_lessons.models import copy_model, device_of, logits
 from yolo_slim_lessons.training import fit
 
 __all__ = [
@@ -46,7 +45,6 @@ __all__ = [
     "with_unlabelled",
 ]
 
-FEATURE_LOSSES = {"hints": hint_loss, "attention": attention_loss}
 METHODS = ("soft", "decoupled", *FEATURE_LOSSES)
 
 
@@ -105,12 +103,11 @@ def distill(
         >>> learned = slim.distill(small, teacher, data, temperature=4.0, alpha=0.9, epochs=1, progress=False)
     """
     check_numbers(temperature=temperature, alpha=alpha, beta=beta, feature_weight=feature_weight)
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}: expected one of {METHODS}")
+    check_choice("method", method, METHODS)
     if layers is not None and method not in FEATURE_LOSSES:
         raise ValueError(f"layers={layers!r}, method={method!r}: only {tuple(FEATURE_LOSSES)} look at layers")
     check_teacher(student, teacher)
-    data = _check_labels(data, len(student.names), alpha, method, fit_options)
+    data = checked_data(data, len(student.names), alpha, method, fit_options)
     teacher = copy_model(teacher).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     teacher = teacher.to(device_of(student), torch.float32)  # as the student, whose images it sees
     settings = {"method": method, "temperature": float(temperature), "alpha": float(alpha)}
@@ -125,7 +122,7 @@ def distill(
         if method == "hints":
             add_adapters(learner, teacher, pairs, data.image_size, fit_options.get("seed", 0))
     if cache is not None:
-        _check_cache(cache, teacher, data.train, method, fit_options)
+        check_cache(cache, teacher, data.train, method, fit_options)
         settings["cache"] = fingerprint(cache.scores)
         data = replace(data, train=CachedSplit(data.train.labels, cache))
         fit_options["augment"] = False  # the cached versions are augmented already
@@ -169,102 +166,3 @@ class _DistillationLoss:
             )
             total = total + self.settings["feature_weight"] * distance / len(self.pairs)
         return total
-
-
-def check_numbers(**numbers: float) -> None:
-    """Raise an error that names the argument, unless temperature > 0, alpha is in 0…1 and the others are ≥ 0."""
-    allowed = {
-        "temperature": (lambda value: value > 0, "a number above 0, such as 4.0"),
-        "alpha": (lambda value: 0 <= value <= 1, "0 (labels only) to 1 (teacher only)"),
-    }
-    for name, value in numbers.items():
-        is_allowed, expected = allowed.get(name, (lambda value: value >= 0, "0 or more"))
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name}={value!r}: expected {expected}")
-        if not math.isfinite(value) or not is_allowed(value):
-            raise ValueError(f"{name}={value!r}: expected {expected}")
-
-
-def check_teacher(student: ClassificationModel, teacher: ClassificationModel) -> None:
-    """Raise an error if ``teacher`` cannot teach ``student``: other classes, another order of them, or the same model.
-
-    Raises:
-        TypeError: one of the two is no classifier.
-        ValueError: as said above.
-    """
-    check_classifier(student, "student")
-    check_classifier(teacher, "teacher")
-    check_class_names(tuple(teacher.names.values()), tuple(student.names.values()), "student")
-    channels = [input_format(model)["channels"] for model in (student, teacher)]
-    if channels[0] != channels[1]:
-        raise ValueError(f"student reads {channels[0]} channels, teacher reads {channels[1]}: they see the same images")
-    if teacher is student or fingerprint(teacher) == fingerprint(student):
-        raise ValueError("teacher is the student, or has the very same weights: there is nothing to learn from it")
-
-
-def check_class_names(teacher_names: tuple[str, ...], names: tuple[str, ...], whose: str) -> None:
-    """Raise ``ValueError`` unless both have as many classes, and those that are named alike stand in the same order."""
-    if len(teacher_names) != len(names):
-        raise ValueError(f"teacher has {len(teacher_names)} classes, {whose} has {len(names)}: they must agree")
-    if set(teacher_names) == set(names) and tuple(teacher_names) != tuple(names):
-        raise ValueError(
-            f"teacher and {whose} know the same classes in another order, {list(teacher_names)} and {list(names)}: "
-            "what the teacher says would be taken for another class"
-        )
-
-
-def _check_labels(data: ImageData, class_count: int, alpha: float, method: str, fit_options: dict) -> ImageData:
-    labels = data.train.labels
-    if len(labels) and not -1 <= labels.min() <= labels.max() < class_count:
-        raise ValueError(
-            f"data.train has labels from {labels.min()} to {labels.max()}: "
-            f"expected 0 to {class_count - 1}, or -1 where there is none"
-        )
-    if alpha < 1 and len(labels) and labels.max() < 0:
-        raise ValueError(f"alpha={alpha!r}, but no image of data.train has a label: expected alpha=1")
-    blends = _blends(fit_options)
-    if not blends:
-        return data
-    if method == "decoupled":
-        raise ValueError(f"{blends}, method='decoupled': a blend of two images has no one right class")
-    if (labels < 0).any():
-        if alpha < 1:
-            raise ValueError(
-                f"{blends} blends labels, but some images have none: expected {_without(blends)} or alpha=1"
-            )
-        # Any labels do: they are blended, and nobody looks at the result.
-        return replace(data, train=data.train.relabelled(torch.zeros_like(labels), data.train.class_names))
-    return data
-
-
-def _blends(fit_options: dict) -> str:
-    """Those of ``mixup`` and ``cutmix`` that are asked for, with their values."""
-    return ", ".join(f"{name}={fit_options[name]!r}" for name in ("mixup", "cutmix") if fit_options.get(name, 0))
-
-
-def _without(blends: str) -> str:
-    return " and ".join(f"{blend.partition('=')[0]}=0" for blend in blends.split(", "))
-
-
-def _check_cache(cache: TeacherCache, teacher, train: Split, method: str, fit_options: dict) -> None:
-    if method in FEATURE_LOSSES:
-        raise ValueError(f"cache, method={method!r}: a cache holds answers, not features; expected cache=None")
-    if blends := _blends(fit_options):
-        raise ValueError(
-            f"cache, {blends}: the teacher has never seen the blended images; expected cache=None or {_without(blends)}"
-        )
-    if fit_options.get("augment", cache.seeds is not None) != (cache.seeds is not None):
-        raise ValueError(
-            f"augment={fit_options['augment']!r}: the cache was made with augment={cache.seeds is not None}"
-        )
-    if not same(cache.images, train.images):
-        raise ValueError(
-            f"cache was made of {len(cache.images)} images that are not the {len(train)} of data.train, "
-            "or not in this order: make it anew with cache_teacher(teacher, data.train)"
-        )
-    some = torch.arange(min(len(train), 32))
-    with torch.no_grad():
-        images = formatted(cache.version(some, torch.zeros_like(some)), **input_format(teacher))
-        fresh = logits(teacher, images).to(cache.scores)
-    if fresh.shape != cache.scores[0, some].shape or not fresh.allclose(cache.scores[0, some], rtol=1e-2, atol=1e-2):
-        raise ValueError("cache was made by another teacher: make it anew with cache_teacher(teacher, data.train)")

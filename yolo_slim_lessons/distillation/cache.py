@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.arguments import check_positive_integer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.data.splits import batch_places, formatted
 from yolo_slim_lessons.data.stored import Images, read
@@ -72,8 +73,7 @@ def cache_teacher(
     Raises:
         ValueError: ``versions`` is no positive integer, or more than one without augmentation.
     """
-    if isinstance(versions, bool) or not isinstance(versions, int) or versions < 1:
-        raise ValueError(f"versions={versions!r}: expected a positive integer")
+    check_positive_integer("versions", versions)
     if not augment and versions > 1:
         raise ValueError(f"versions={versions!r}, augment=False: unchanged images have one version only")
     teacher = copy_model(teacher).eval().float().to(memory_format=torch.channels_last)
@@ -91,12 +91,7 @@ def cache_teacher(
 
 
 class TaughtLabels(NamedTuple):
-    """What ``CachedSplit`` gives in place of labels.
-
-    Attributes:
-        labels: int64, N; -1 where there is none.
-        answers: the teacher's logits for the same images, float32, N×classes.
-    """
+    """What ``CachedSplit`` gives in place of labels: these, and the teacher's logits for the same images, N×classes."""
 
     labels: torch.Tensor
     answers: torch.Tensor
@@ -119,22 +114,16 @@ class CachedSplit:
         return self.cache.images
 
     def batches(
-        self,
-        batch_size: int = 256,
-        *,
-        order: torch.Tensor | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype = torch.float32,
-        channels: int = 3,
-        merge_single: bool = False,
+        self, batch_size: int = 256, order: torch.Tensor | None = None, merge_single: bool = False, **what
     ) -> Iterator[tuple[torch.Tensor, TaughtLabels]]:
         """Pairs of (images, labels and answers); arguments as for ``Split.batches``."""
         order = torch.arange(len(self)) if order is None else order
         count = len(self.cache.scores)
         for indices in batch_places(len(self), batch_size, order, merge_single):
             versions = torch.randint(count, indices.shape) if count > 1 else torch.zeros_like(indices)
-            labels = TaughtLabels(self.labels[indices].to(device), self.cache.scores[versions, indices].to(device))
-            yield formatted(self.cache.version(indices, versions), device, dtype, channels), labels
+            images = formatted(self.cache.version(indices, versions), **what)
+            answers = self.cache.scores[versions, indices]
+            yield images, TaughtLabels(self.labels[indices].to(images.device), answers.to(images.device))
 
     def fingerprint(self) -> str:
         """Of images and labels, as of a ``Split``; the loss knows the cache."""

@@ -21,21 +21,16 @@ STAGES = 4  # with 64 px: 16×16 to 2×2; what comes before is edges and colours
 
 def feature_shapes(model: ClassificationModel, image_size: int) -> dict[str, tuple[int, int, int]]:
     """Channels, height and width of every layer that puts out a feature map, by name, in the order they are run."""
-    model, shapes = copy_model(model).eval(), {}
-
-    def note(name: str):
-        def hook(layer, inputs, output):
-            if isinstance(output, torch.Tensor) and output.ndim == 4:
-                shapes[name] = tuple(output.shape[1:])
-
-        return hook
-
-    for name, layer in model.named_modules():
-        if not isinstance(layer, nn.Sequential):  # it would run an adapter as a part of itself
-            layer.register_forward_hook(note(name))
+    model, outputs = copy_model(model).eval(), {}
+    # A sequence would run an adapter as a part of itself.
+    record(model, [name for name, layer in model.named_modules() if not isinstance(layer, nn.Sequential)], outputs)
     with torch.inference_mode():
         model(blank_images(model, image_size))
-    return shapes
+    return {
+        name: tuple(output.shape[1:])
+        for name, output in outputs.items()
+        if isinstance(output, torch.Tensor) and output.ndim == 4
+    }
 
 
 def match_layers(
@@ -44,15 +39,9 @@ def match_layers(
     layers: Iterable[str] | Mapping[str, str] | None,
     image_size: int,
 ) -> dict[str, str]:
-    """Student layer → teacher layer.
+    """Student layer → teacher layer, from ``layers`` as ``distill`` takes them; both see ``image_size`` pixels a side.
 
-    Args:
-        student: its layers are the keys.
-        teacher: its layers are the values.
-        layers: names that both have, or a mapping from the student's names to the teacher's, or ``None``: by stage. A
-            stage is all blocks whose maps have one size; its last block stands for it, and the last four stages
-            are matched.
-        image_size: pixels a side of the images that both will see.
+    A stage is all blocks whose maps have one size. ``None`` takes the last block of each of the last four stages.
 
     Raises:
         ValueError: a name that is no layer with a feature map, heights or widths that differ, or nothing to match.

@@ -30,15 +30,8 @@ def decoupled_loss(
 ) -> torch.Tensor:
     """T² · (target part + ``beta`` · other part), the two halves of soft targets (Zhao et al., 2022).
 
-    The first asks how sure both are of the right class, the second how they rank the wrong ones among themselves. In
-    ``soft_target_loss`` the second counts the less, the surer the teacher is; here ``beta`` says how much it counts.
-
-    Args:
-        scores: the student's.
-        teacher_scores: the teacher's.
-        targets: int64 labels, N.
-        temperature: T.
-        beta: weight of the second part.
+    The first asks how sure both are of the right class, int64 ``targets``, the second how they rank the others. In
+    ``soft_target_loss`` the second counts the less, the surer the teacher is; here it counts ``beta``.
     """
     is_target = F.one_hot(targets, scores.shape[1]).bool()
 
@@ -78,3 +71,6 @@ def known_label_loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
         known = labels >= 0
         scores, labels = scores[known], labels[known]
     return F.cross_entropy(scores, labels) if len(labels) else scores.sum()
+
+
+FEATURE_LOSSES = {"hints": hint_loss, "attention": attention_loss}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -88,12 +89,10 @@ class Graph:
 
         ``"model.2"`` for what belongs to ``model.2.m.0.cv1.conv``; ``"2"`` in a mere ``nn.Sequential``.
         """
-        start = 1
-        for stop in range(2, len(self.nodes) + 1):
-            here = _numbered(self.nodes[stop - 1].name)
-            if stop == len(self.nodes) or _numbered(self.nodes[stop].name) != here:
-                yield here, range(start, stop)
-                start = stop
+        positions = range(1, len(self.nodes))
+        for name, members in itertools.groupby(positions, lambda position: _numbered(self.nodes[position].name)):
+            first, *rest = members
+            yield name, range(first, first + len(rest) + 1)
 
 
 class Walk:

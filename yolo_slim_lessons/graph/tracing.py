@@ -7,6 +7,7 @@ out: what is computed by other means than functions of PyTorch.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -24,30 +25,18 @@ LAYERS = {
     nn.AdaptiveAvgPool2d: "pool",
     nn.Dropout: "dropout",
 }
-# Names of functions, as methods of tensors or of torch, by the kind of node that they make.
+# Kinds of nodes, and the functions that make them, by their names as methods of tensors or of torch.
 FUNCTIONS = {
-    "add": "sum",
-    "__add__": "sum",
-    "__radd__": "sum",
-    "__iadd__": "sum",
-    "add_": "sum",
-    "cat": "concat",
-    "concat": "concat",
-    "chunk": "split",
-    "split": "split",
-    "split_with_sizes": "split",
-    "view": "reshape",
-    "reshape": "reshape",
-    "flatten": "reshape",
-    "transpose": "transpose",
-    "permute": "transpose",
-    "mul": "scale",
-    "__mul__": "scale",
-    "__rmul__": "scale",
-    "matmul": "matmul",
-    "__matmul__": "matmul",
+    "sum": "add __add__ __radd__ __iadd__ add_",
+    "concat": "cat concat",
+    "split": "chunk split split_with_sizes",
+    "reshape": "view reshape flatten",
+    "transpose": "transpose permute",
+    "scale": "mul __mul__ __rmul__",
+    "matmul": "matmul __matmul__",
     "softmax": "softmax",
 }
+KIND_OF_FUNCTION = {name: kind for kind, names in FUNCTIONS.items() for name in names.split()}
 SAME_NUMBERS = {"contiguous", "clone", "detach", "to", "float", "half", "double", "type"}
 
 
@@ -71,9 +60,8 @@ def trace(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> 
     """
     shadow = _without_content(model)
     recorder = _Recorder(shadow)
-    if image_size is None:
-        image_size = _size_of(model)
-    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    size = _size_of(model) if image_size is None else image_size
+    height, width = size if isinstance(size, tuple) else (size, size)
     image = blank_images(shadow, height)
     if height != width:
         image = image.new_zeros(1, image.shape[1], height, width)
@@ -168,40 +156,34 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def _function(self, path, name, made, inputs, read, arguments, keywords) -> None:
-        kind = FUNCTIONS.get(name)
-        place = f"{path}.{kind}" if path else kind
+        """Note what a function made of ``inputs``; ``read`` is all that it was given."""
+        kind = KIND_OF_FUNCTION.get(name)
+        settings: list[dict] = []  # of each result; none where the function is not understood
         if kind in ("sum", "matmul") and len(inputs) == 2:
-            self.note(made[0], kind, self._unique(place), inputs)
+            settings = [{}]
         elif kind == "concat":
-            axis = keywords.get("dim", arguments[1] if len(arguments) > 1 else 0)
-            self.note(made[0], kind, self._unique(place), inputs, axis=axis % made[0].dim())
-        elif kind == "split":
-            self._split(place, made, inputs, arguments, keywords)
-        elif kind == "reshape" and len(made[0]) == 1:
-            self.note(made[0], kind, self._unique(place), inputs, counted=name != "flatten")
-        elif kind == "transpose":
-            order = _order(name, arguments, keywords)
-            self.note(made[0], kind, self._unique(place), inputs, order=order)
-        elif kind == "scale" and len(inputs) == 1:
-            factor = next(each for each in read if not isinstance(each, torch.Tensor))
-            self.note(made[0], kind, self._unique(place), inputs, factor=float(factor))
+            settings = [{"axis": _axis(1, 0, made, arguments, keywords)}]
         elif kind == "softmax":
-            axis = keywords.get("dim", arguments[1] if len(arguments) > 1 else None)
-            self.note(made[0], kind, self._unique(place), inputs, axis=axis % made[0].dim())
-        else:
+            settings = [{"axis": _axis(1, None, made, arguments, keywords)}]
+        elif kind == "split":
+            axis = _axis(2, 0, made, arguments, keywords)
+            sizes = tuple(piece.shape[axis] for piece in made)
+            ends = list(itertools.accumulate(sizes, initial=0))
+            settings = [{"axis": axis, "start": a, "stop": b, "sizes": sizes} for a, b in itertools.pairwise(ends)]
+        elif kind == "reshape" and len(made[0]) == 1:
+            settings = [{"counted": name != "flatten"}]
+        elif kind == "transpose":
+            settings = [{"order": _order(name, arguments, keywords)}]
+        elif kind == "scale" and len(inputs) == 1:
+            settings = [{"factor": float(next(each for each in read if not isinstance(each, torch.Tensor)))}]
+        if not settings:
             where = f"{path} ({type(self.stack[-1][1]).__name__})" if path else "the network itself"
             raise TypeError(
                 f"{where} computes {name}(), which is not understood: known are convolution, BatchNorm, activation, "
                 "sum, concatenation, split, average pooling, linear layers and attention"
             )
-
-    def _split(self, place, made, inputs, arguments, keywords) -> None:
-        axis = keywords.get("dim", arguments[2] if len(arguments) > 2 else 0) % made[0].dim()
-        sizes = tuple(piece.shape[axis] for piece in made)
-        for number, piece in enumerate(made):
-            start = sum(sizes[:number])
-            settings = {"axis": axis, "start": start, "stop": start + sizes[number], "sizes": sizes}
-            self.note(piece, "split", self._unique(place), inputs, **settings)
+        for result, setting in zip(made, settings, strict=True):
+            self.note(result, kind, self._unique(f"{path}.{kind}" if path else kind), inputs, **setting)
 
     def _unique(self, name: str) -> str:
         count = self.used_names[name] = self.used_names.get(name, -1) + 1
@@ -225,6 +207,11 @@ def _kind(module: nn.Module) -> str | None:
 
 def _flat(value: object) -> list:
     return list(value) if isinstance(value, tuple | list) else [value]
+
+
+def _axis(place: int, default: int | None, made: list[torch.Tensor], arguments: tuple, keywords: Mapping) -> int:
+    """The argument ``dim``, which may be the one at ``place``, counted from the front."""
+    return keywords.get("dim", arguments[place] if len(arguments) > place else default) % made[0].dim()
 
 
 def _order(name: str, arguments: tuple, keywords: Mapping) -> tuple[int, ...]:

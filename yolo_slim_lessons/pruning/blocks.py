@@ -13,6 +13,7 @@ from torch import nn
 from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.arguments import check_choice
 from yolo_slim_lessons.graph import Graph, trace
 from yolo_slim_lessons.models import check_classifier, copy_model
 from yolo_slim_lessons.pruning.channels.surgery import select_channels
@@ -40,8 +41,7 @@ def replace_activations(model: ClassificationModel, activation: str = "relu") ->
         ReLU()
     """
     check_classifier(model)
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation={activation!r}: expected one of {sorted(ACTIVATIONS)}")
+    check_choice("activation", activation, sorted(ACTIVATIONS))
     model = copy_model(model)
     for name, block in model.named_modules():
         if isinstance(block, Conv) and not isinstance(block.act, nn.Identity):

@@ -7,9 +7,7 @@ in integer arithmetic, and ``fidelity`` tells how much was lost, in dB. ``floats
 integers (``deployment``).
 """
 
-from __future__ import annotations
-
-from yolo_slim_lessons.quantization.execution import integer_outputs, run_integer, simulated_outputs
+from yolo_slim_lessons.quantization.execution import integer_outputs, run_integer
 from yolo_slim_lessons.quantization.fidelity import layer_errors, signal_to_noise
 from yolo_slim_lessons.quantization.folding import fold_batchnorm
 from yolo_slim_lessons.quantization.grids import IntegerGrid
@@ -22,7 +20,7 @@ from yolo_slim_lessons.quantization.layers import (
     QuantizedSum,
 )
 from yolo_slim_lessons.quantization.points import ActivationTensor, activation_tensors
-from yolo_slim_lessons.quantization.simulation import QuantizedModel
+from yolo_slim_lessons.quantization.simulation import QuantizedModel, simulated_outputs
 
 __all__ = [
     "ActivationTensor",

@@ -2,24 +2,19 @@
 
 A wide range rounds coarsely, a narrow one cuts off large numbers. Four ways to decide: ``"minmax"`` cuts nothing,
 ``"percentile"`` the outermost share, ``"mse"`` as much as makes the squared error least, ``"kl"`` as much as keeps the
-histogram's information. Weights are at hand; for activations a few hundred images are sent through the network and
-counted in histograms. Used in lesson 05. Leaves out: the grids (``integer_quantization/grid.py``; any function that
-makes a grid from a low and a high end will do).
+histogram's information. Used in lesson 05. Leaves out: where the numbers come from (``observation``), and the grids
+(``grids``): any function that makes one from a low and a high end will do.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
-from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.graph import Execution, Graph, Node
-from yolo_slim_lessons.models import input_format
+from yolo_slim_lessons.arguments import check_choice
 from yolo_slim_lessons.threads import one_thread
 
 RANGES = ("mse", "minmax", "percentile", "kl")
@@ -32,15 +27,10 @@ MakeGrid = Callable[[torch.Tensor, torch.Tensor], object]
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often numbers occur, each counted at the nearest of evenly spaced points.
+    """How often numbers occur, each counted at the nearest of evenly spaced points."""
 
-    Attributes:
-        points: float32, from the smallest number to the largest.
-        counts: float64, as many.
-    """
-
-    points: torch.Tensor
-    counts: torch.Tensor
+    points: torch.Tensor  # float32, from the smallest number to the largest
+    counts: torch.Tensor  # float64, as many
 
     @classmethod
     def of(cls, values: torch.Tensor, low: float | None = None, high: float | None = None, bins: int = BINS):
@@ -48,8 +38,12 @@ class Histogram:
         low = float(values.min()) if low is None else low
         high = float(values.max()) if high is None else high
         half = (high - low) / (bins - 1) / 2
-        counts = torch.histc(values, bins, low - half, high + half) if high > low else _all_in_one(values, bins)
-        return cls(torch.linspace(low, high, bins, device=values.device), counts.double())
+        if high > low:
+            counts = torch.histc(values, bins, low - half, high + half).double()
+        else:  # all are the same
+            counts = torch.zeros(bins, dtype=torch.float64, device=values.device)
+            counts[0] = values.numel()
+        return cls(torch.linspace(low, high, bins, device=values.device), counts)
 
 
 def choose_grid(
@@ -73,8 +67,7 @@ def choose_grid(
     Raises:
         ValueError: an unknown choice, no number, NaN or infinity, or rows with ``"kl"``.
     """
-    if ranges not in RANGES:
-        raise ValueError(f"ranges={ranges!r}: expected one of {RANGES}")
+    check_choice("ranges", ranges, RANGES)
     if not 50 < percentile <= 100:
         raise ValueError(f"percentile={percentile!r}: expected 50 < percentile <= 100")
     points, counts = (values.points, values.counts) if isinstance(values, Histogram) else (values, None)
@@ -82,166 +75,18 @@ def choose_grid(
         raise ValueError("values is empty: expected at least one number")
     if not points.isfinite().all():
         raise ValueError("values: expected finite numbers, found NaN or infinity")
+    if ranges == "kl" and points.dim() > 1:
+        raise ValueError(f"ranges='kl' finds one range for all, but values has {len(points)} rows")
     with one_thread(points.numel()):
-        return _chosen(values, points, counts, make_grid, ranges, percentile)
-
-
-def _chosen(values, points, counts, make_grid, ranges, percentile) -> object:
-    if ranges == "percentile":
-        return make_grid(*_quantiles(points, counts, percentile))
-    low, high = points.amin(-1).clamp(max=0), points.amax(-1).clamp(min=0)
-    if ranges == "mse":
-        return _least_squares(points, counts, make_grid, low, high)
-    if ranges == "kl":
-        if points.dim() > 1:
-            raise ValueError(f"ranges='kl' finds one range for all, but values has {len(points)} rows")
-        histogram = values if isinstance(values, Histogram) else Histogram.of(values)
-        return _least_divergence(histogram, make_grid, low, high)
-    return make_grid(low, high)
-
-
-@torch.inference_mode()
-def observe_inputs(
-    model: nn.Module, names: Iterable[str], images: Split | torch.Tensor, histograms: bool = True
-) -> dict[str, Histogram | tuple[float, float]]:
-    """What the named modules of ``model`` read while ``images`` pass through.
-
-    Args:
-        model: in eval mode.
-        names: of modules, as in ``model.named_modules()``; each must be called once in a forward pass.
-        images: a ``Split``, whose labels are not looked at, or a tensor N×3×H×W, uint8 or float 0…1.
-        histograms: ``False`` to spare the second pass and return only the extremes (smallest, largest).
-
-    Raises:
-        ValueError: no image, or NaN or infinity in one.
-    """
-    modules = {name: model.get_submodule(name) for name in names}
-    extremes = {name: (float("inf"), float("-inf")) for name in modules}
-
-    def widen(name: str, values: torch.Tensor) -> None:
-        low, high = torch.aminmax(values)
-        extremes[name] = (min(extremes[name][0], low.item()), max(extremes[name][1], high.item()))
-
-    with _hooked(modules, widen):
-        for batch in image_batches(images, model=model):
-            model(batch)
-    if not histograms:
-        return extremes
-    counted: dict[str, Histogram] = {}
-
-    def count(name: str, values: torch.Tensor) -> None:
-        part = Histogram.of(values, *extremes[name])
-        before = counted[name].counts if name in counted else 0
-        counted[name] = Histogram(part.points, part.counts + before)
-
-    with _hooked(modules, count):
-        for batch in image_batches(images, model=model):
-            model(batch)
-    return counted
-
-
-@torch.inference_mode()
-def observe_nodes(
-    model: nn.Module,
-    graph: Graph,
-    groups: Mapping[str, Iterable[str]],
-    images: Split | torch.Tensor,
-    extremes_only: Iterable[str] = (),
-) -> tuple[dict[str, Histogram], dict[str, tuple[float, float]]]:
-    """What nodes of ``graph`` put out while ``images`` pass through; some of them together.
-
-    Args:
-        model: in eval mode.
-        graph: of ``model``.
-        groups: name of a group → names of its nodes, whose numbers are counted in one histogram.
-        images: as for ``observe_inputs``.
-        extremes_only: names of nodes of which only the smallest and the largest number count.
-
-    Returns:
-        (name of a group → histogram, name of one of ``extremes_only`` → smallest and largest number).
-
-    Raises:
-        ValueError: no image, or NaN or infinity in one.
-    """
-    group_of = {node: group for group, nodes in groups.items() for node in nodes}
-    alone = set(extremes_only)
-    extremes: dict[str, tuple[float, float]] = {}
-    counted: dict[str, Histogram] = {}
-
-    def widen(node: str, values: torch.Tensor) -> None:
-        for name in {group_of.get(node), node if node in alone else None} - {None}:
-            low, high = torch.aminmax(values)
-            before = extremes.get(name, (float("inf"), float("-inf")))
-            extremes[name] = (min(before[0], low.item()), max(before[1], high.item()))
-
-    def count(node: str, values: torch.Tensor) -> None:
-        if node in group_of:
-            part = Histogram.of(values, *extremes[group_of[node]])
-            before = counted[group_of[node]].counts if group_of[node] in counted else 0
-            counted[group_of[node]] = Histogram(part.points, part.counts + before)
-
-    for look in (widen, count):
-        for batch in image_batches(images, model=model):
-            _Observation(model, look).run(graph, batch)
-    return counted, {name: extremes[name] for name in alone}
-
-
-class _Observation(Execution):
-    """The computation itself, with a look at each result, before an activation function overwrites it."""
-
-    def __init__(self, model: nn.Module, look: Callable[[str, torch.Tensor], None]):
-        super().__init__(model)
-        self.look = look
-
-    def visit(self, node: Node, *values: torch.Tensor) -> torch.Tensor:
-        result = super().visit(node, *values)
-        self.look(node.name, result)
-        return result
-
-
-def image_batches(
-    images: Split | torch.Tensor, batch_size: int = 128, model: nn.Module | None = None
-) -> Iterator[torch.Tensor]:
-    """Float images 0…1, ``batch_size`` at a time, as ``model`` reads them; errors as for ``observe_inputs``.
-
-    Without a ``model`` they are float32 with three channels, in the machine's memory.
-    """
-    if isinstance(images, torch.Tensor) and images.dim() == 4:
-        if images.is_floating_point() and not images.isfinite().all():
-            raise ValueError("calibration holds NaN or infinity: expected images with numbers 0 to 1")
-    elif not isinstance(images, Split):
-        raise TypeError(f"calibration is a {type(images).__name__}: expected a Split or a tensor of images N×3×H×W")
-    if len(images) == 0:
-        raise ValueError("calibration is empty: expected some hundred training images")
-    what = {} if model is None else input_format(model)
-    if isinstance(images, Split) or images.dtype == torch.uint8:
-        split = images if isinstance(images, Split) else Split(images, torch.zeros(len(images), dtype=torch.int64))
-        yield from (batch for batch, _ in split.batches(batch_size, **what))
-        return
-    for batch in images.split(batch_size):
-        batch = batch.to(device=what.get("device"), dtype=what.get("dtype"))
-        yield batch.contiguous(memory_format=torch.channels_last)
-
-
-@contextlib.contextmanager
-def _hooked(modules: Mapping[str, nn.Module], look: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-    """Within, ``look(name, input)`` is called before every call of a module."""
-    handles = [
-        module.register_forward_pre_hook(lambda _, inputs, name=name: look(name, inputs[0]))
-        for name, module in modules.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _all_in_one(values: torch.Tensor, bins: int) -> torch.Tensor:
-    """Counts of numbers that are all the same."""
-    counts = torch.zeros(bins, device=values.device)
-    counts[0] = values.numel()
-    return counts
+        if ranges == "percentile":
+            return make_grid(*_quantiles(points, counts, percentile))
+        low, high = points.amin(-1).clamp(max=0), points.amax(-1).clamp(min=0)
+        if ranges == "mse":
+            return _least_squares(points, counts, make_grid, low, high)
+        if ranges == "kl":
+            histogram = values if isinstance(values, Histogram) else Histogram.of(values)
+            return _least_divergence(histogram, make_grid, low, high)
+        return make_grid(low, high)
 
 
 def _quantiles(points, counts, percentile) -> tuple[torch.Tensor, torch.Tensor]:
@@ -265,13 +110,11 @@ def _least_squares(points, counts, make_grid, low, high):
     best = [low, high, error(low, high)]
     steps = [(True, True)] if make_grid(low, high).symmetric else [(True, True), (False, True), (True, False)] * 2
     for move_low, move_high in steps:
-        start_low, start_high = (low if move_low else best[0]), (high if move_high else best[1])
+        fixed_low, fixed_high, _ = best
         for fraction in FRACTIONS:
-            tried_low = start_low * fraction if move_low else start_low
-            tried_high = start_high * fraction if move_high else start_high
-            loss = error(tried_low, tried_high)
-            better = loss < best[2]
-            tried = (tried_low, tried_high, loss)
+            ends = low * fraction if move_low else fixed_low, high * fraction if move_high else fixed_high
+            tried = *ends, error(*ends)
+            better = tried[2] < best[2]
             best = [torch.where(better, new, old) for new, old in zip(tried, best, strict=True)]
     return make_grid(best[0], best[1])
 

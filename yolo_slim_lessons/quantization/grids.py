@@ -84,12 +84,10 @@ class IntegerGrid(nn.Module):
 
     @property
     def lowest(self) -> int:
-        """The smallest integer."""
         return integer_range(self.bits, self.signed)[0]
 
     @property
     def highest(self) -> int:
-        """The largest integer."""
         return integer_range(self.bits, self.signed)[1]
 
     @property
@@ -127,9 +125,7 @@ class IntegerGrid(nn.Module):
     def snap(self, x: torch.Tensor, inplace: bool = False) -> torch.Tensor:
         """Real numbers to the nearest ones on the grid: ``dequantize(quantize(x))`` without leaving floats.
 
-        Args:
-            x: float tensor of any shape.
-            inplace: write the result into ``x``, which spares memory traffic, most of the time this takes.
+        ``inplace`` writes the result into ``x``, which spares memory traffic, most of the time this takes.
         """
         if x.is_meta:  # only its shape counts
             return x

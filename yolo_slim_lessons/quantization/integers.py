@@ -11,10 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from yolo_slim_lessons.arguments import check_choice, value_of_each_layer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Graph, replace_module, trace
 from yolo_slim_lessons.models import check_classifier, copy_model, device_of, weight_layers
-from yolo_slim_lessons.quantization.calibration import RANGES, choose_grid, image_batches, observe_nodes
+from yolo_slim_lessons.quantization.calibration import RANGES, choose_grid
 from yolo_slim_lessons.quantization.folding import fold_batchnorm
 from yolo_slim_lessons.quantization.grids import IntegerGrid, check_bits
 from yolo_slim_lessons.quantization.layers import (
@@ -24,6 +25,7 @@ from yolo_slim_lessons.quantization.layers import (
     plain_layer,
     quantized_layer,
 )
+from yolo_slim_lessons.quantization.observation import image_batches, observe_nodes
 from yolo_slim_lessons.quantization.points import ActivationTensor, activation_tensors, place_grid
 from yolo_slim_lessons.quantization.simulation import QuantizedModel
 
@@ -82,7 +84,7 @@ def quantize_integer(
         [[3, -7, 1]]
     """
     _check_arguments(model, activation_bits, calibration, granularity, ranges, weight_ranges)
-    bits_of_layer = _bits_of_each_layer(model, bits)
+    bits_of_layer = value_of_each_layer("bits", bits, [name for name, _ in weight_layers(model)], check_bits)
     quantized = fold_batchnorm(model)
     grids: list[tuple[ActivationTensor, IntegerGrid]] = []
     if activation_bits is not None:
@@ -168,13 +170,9 @@ def _fixed_point(largest: float) -> IntegerGrid:
 def _check_arguments(model, activation_bits, calibration, granularity, ranges, weight_ranges) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model={model!r}: expected a network, such as slim.load_model('nano')")
-    for name, value, allowed in (
-        ("granularity", granularity, GRANULARITIES),
-        ("ranges", ranges, RANGES),
-        ("weight_ranges", weight_ranges, WEIGHT_RANGES),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r}: expected one of {allowed}")
+    check_choice("granularity", granularity, GRANULARITIES)
+    check_choice("ranges", ranges, RANGES)
+    check_choice("weight_ranges", weight_ranges, WEIGHT_RANGES)
     if activation_bits is not None:
         check_bits("activation_bits", activation_bits)
         check_classifier(model)
@@ -194,17 +192,3 @@ def _check_arguments(model, activation_bits, calibration, granularity, ranges, w
             raise ValueError(f"model is quantized already ({name}): quantize the float model it came from")
         if not layer.weight.isfinite().all() or not (layer.bias is None or layer.bias.isfinite().all()):
             raise ValueError(f"{name} has weights that are NaN or infinite: repair or retrain the model")
-
-
-def _bits_of_each_layer(model, bits) -> dict[str, int]:
-    names = [name for name, _ in weight_layers(model)]
-    if not isinstance(bits, Mapping):
-        check_bits("bits", bits)
-        return dict.fromkeys(names, bits)
-    if not bits:
-        raise ValueError(f"bits names no layer: expected some of {names}")
-    for name, number in bits.items():
-        if name not in names:
-            raise ValueError(f"bits names {name!r}, which is no layer with weights: expected some of {names}")
-        check_bits(f"bits[{name!r}]", number)
-    return dict(bits)

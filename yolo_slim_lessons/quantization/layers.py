@@ -1,8 +1,7 @@
 """Layers that hold integers, and compute with the real numbers these stand for. Used in lesson 05.
 
-The simulation ("fake quantization") is an ordinary forward pass: weights, inputs and activations are floats, but only
-such as lie on a grid. A layer's integers and grids are all it knows; its weight is computed from them whenever it is
-read. Where a tensor is rounded:
+The simulation ("fake quantization") is an ordinary forward pass with floats that lie on grids. A layer's integers and
+grids are all it knows; its weight is computed from them whenever it is read. Where a tensor is rounded:
 
 - the image, at the first convolution: 8-bit pixels, so nothing is lost;
 - behind every activation function, once. Each convolution thus reads numbers that are on its input grid already;
@@ -10,8 +9,7 @@ read. Where a tensor is rounded:
   nothing, and makes the activation function a look-up table of 65,536 entries for a processor without floats;
 - what is computed from rounded numbers by other means (the average of a channel, attention), where it is read.
 
-What is added or concatenated shares one grid. A sum is then a sum of integers and a concatenation moves bytes: neither
-rounds again, a sum is only clamped to the grid's ends.
+What is added or concatenated shares one grid, so that neither rounds again; a sum is only clamped to the grid's ends.
 
 Leaves out: arithmetic on the integers themselves (``execution.py``).
 """
@@ -123,12 +121,10 @@ def plain_layer(layer: QuantizedLayer) -> nn.Conv2d | nn.Linear:
 
 
 class QuantizedActivation(nn.Module):
-    """An activation function between two grids.
+    """An activation function, ``nn.Identity()`` where a convolution has none, between two grids.
 
-    Attributes:
-        function: such as ``nn.SiLU()``; ``nn.Identity()`` where a convolution has none.
-        input_grid: 16 bits, signed, its scale a power of two; ``None`` while the layer is trained.
-        output_grid: that of the layers which read the result.
+    ``input_grid`` has 16 bits, signed, its scale a power of two, and is ``None`` while the layer is trained;
+    ``output_grid`` is that of the layers which read the result.
     """
 
     traced_as = "activation"
@@ -145,12 +141,7 @@ class QuantizedActivation(nn.Module):
 
 
 class QuantizedSum(nn.Module):
-    """A sum that is clamped to the grid of both summands.
-
-    Attributes:
-        output_grid: their grid.
-        computed: for each summand, whether it has still to be put on the grid, as what attention computes.
-    """
+    """A sum that is clamped to the grid of both summands, on which those still have to be put that are ``computed``."""
 
     def __init__(self, output_grid: IntegerGrid, computed: tuple[bool, bool] = (False, False)):
         super().__init__()

@@ -15,22 +15,17 @@ from yolo_slim_lessons.graph import Graph, replace_module
 from yolo_slim_lessons.quantization.grids import IntegerGrid
 from yolo_slim_lessons.quantization.layers import QuantizedLayer, QuantizedSum
 
+MOVES = ("split", "reshape", "transpose", "dropout")  # kinds of nodes that change no number
+
 
 @dataclass(eq=False)
 class ActivationTensor:
-    """One tensor of activations, or several that are added and concatenated and so share a grid.
+    """One tensor of activations, or several that are added and concatenated and so share a grid: names of nodes."""
 
-    Attributes:
-        observed: names of the nodes whose results together are all of it.
-        writers: names of the activation functions that make it; none make the image and what is computed otherwise.
-        readers: names of the convolutions and linear layers that read it.
-        sums: names of the sums in it, each with whether its summands are computed otherwise.
-    """
-
-    observed: list[str] = field(default_factory=list)
-    writers: list[str] = field(default_factory=list)
-    readers: list[str] = field(default_factory=list)
-    sums: dict[str, tuple[bool, bool]] = field(default_factory=dict)
+    observed: list[str] = field(default_factory=list)  # whose results together are all of it
+    writers: list[str] = field(default_factory=list)  # activation functions; none make the image or what attention does
+    readers: list[str] = field(default_factory=list)  # convolutions and linear layers
+    sums: dict[str, tuple[bool, bool]] = field(default_factory=dict)  # with whether summands are computed otherwise
 
 
 def activation_tensors(graph: Graph) -> list[ActivationTensor]:
@@ -58,7 +53,7 @@ def activation_tensors(graph: Graph) -> list[ActivationTensor]:
             if graph.nodes[node.inputs[0]].kind != "conv":
                 raise TypeError(f"{node.name} is not right behind a convolution: integers for it are not understood")
             made = ActivationTensor(writers=[node.name])
-        elif node.kind in ("split", "reshape", "transpose", "dropout"):
+        elif node.kind in MOVES:
             made = read[0]
         elif node.kind == "concat" or (node.kind == "sum" and any(read)):
             if node.kind == "sum":
@@ -84,16 +79,15 @@ def _joined(owners: list[ActivationTensor | None], tensors: list[ActivationTenso
 
 def _observe(graph: Graph, owners: list[ActivationTensor | None]) -> None:
     """Note for each tensor the results that are read, but for those that are part of another one that is read."""
-    moves = ("split", "reshape", "transpose", "dropout")
     holders: list[set[int]] = [set() for _ in graph.nodes]  # whose result holds all that this node's result holds
     is_read = [False] * len(graph.nodes)
     for position, node in enumerate(graph.nodes):
-        if node.kind in moves:
+        if node.kind in MOVES:
             holders[position].add(node.inputs[0])
         for source in node.inputs:
             if node.kind == "concat":
                 holders[source].add(position)
-            is_read[source] |= node.kind not in (*moves, "concat", "sum")
+            is_read[source] |= node.kind not in (*MOVES, "concat", "sum")
 
     def held_by_another(position: int, seen: frozenset[int]) -> bool:
         rest = holders[position] - seen

@@ -15,19 +15,10 @@ import torch
 from torch.optim.swa_utils import update_bn
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.arguments import check_rate
+from yolo_slim_lessons.arguments import check_choice, check_positive_integer, check_rate
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.models import copy_model, input_format
-from yolo_slim_lessons.pruning.channels.budget import (
-    Counts,
-    channel_price,
-    even_counts,
-    full_counts,
-    layer_prices,
-    ranked_counts,
-    rated_counts,
-    smallest_counts,
-)
+from yolo_slim_lessons.pruning.channels.budget import rated_counts, searched_counts
 from yolo_slim_lessons.pruning.channels.criteria import importance
 from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part, channel_groups
 from yolo_slim_lessons.pruning.channels.surgery import remove_channels
@@ -92,14 +83,12 @@ def prune_channels(
         True
     """
     groups = channel_groups(model)
-    _check_arguments(prune_rate, target_macs, target_parameters, scope, round_to)
+    target, value = _checked_target(prune_rate, target_macs, target_parameters, scope, round_to)
     scores = importance(model, groups, prune_type, calibration, seed)
     if prune_rate is not None and scope == "layer":
         counts = rated_counts(groups, prune_rate, round_to)
     else:
-        counts = _searched_counts(
-            model, groups, scores, prune_rate, target_macs, target_parameters, scope, round_to, image_size
-        )
+        counts = searched_counts(model, groups, scores, target, value, scope, round_to, image_size)
     keep = {
         group.name: _highest(scores[group.name], int(count))
         for group, count in zip(groups, counts, strict=True)
@@ -111,8 +100,8 @@ def prune_channels(
 def reestimate_batchnorm(model: ClassificationModel, split: Split, batch_size: int = 128) -> ClassificationModel:
     """Measure anew the means and variances by which BatchNorm normalizes, on a copy.
 
-    They were measured while all channels were there. With fewer channels in front, the sums behind them have other
-    means and variances; a few hundred training images tell them, without any training (Li et al., 2020, EagleEye).
+    With fewer channels in front, sums have other means and variances than those that were measured; a few hundred
+    training images tell them, without any training (Li et al., 2020, EagleEye).
 
     Args:
         model: unfused; it is left alone.
@@ -131,50 +120,30 @@ def reestimate_batchnorm(model: ClassificationModel, split: Split, batch_size: i
     return model.eval()
 
 
-def _searched_counts(
-    model, groups, scores, prune_rate, target_macs, target_parameters, scope, round_to, image_size
-) -> Counts:
-    if target_macs is not None:
-        name, share, price = "target_macs", target_macs, layer_prices(model, groups, "MACs", image_size)
-    elif target_parameters is not None:
-        name, share, price = "target_parameters", target_parameters, layer_prices(model, groups, "parameters")
-    else:
-        name, share, price = "prune_rate", 1 - prune_rate, channel_price(groups)
-    whole, least = price(full_counts(groups)), price(smallest_counts(groups, round_to))
-    if least > share * whole:
-        raise ValueError(
-            f"{name} asks for {share:.4g} of the model, but the smallest possible is {least / whole:.4f}, with "
-            f"{round_to} channels in each layer: ask for more, or lower round_to={round_to}"
-        )
-    if scope == "layer":
-        return even_counts(groups, price, share * whole, round_to)
-    return ranked_counts(groups, price, share * whole, round_to, scores)
-
-
 def _highest(scores: torch.Tensor, count: int) -> torch.Tensor:
     keep = torch.zeros(len(scores), dtype=torch.bool)
     keep[scores.argsort(descending=True, stable=True)[:count]] = True
     return keep
 
 
-def _check_arguments(prune_rate, target_macs, target_parameters, scope, round_to) -> None:
+def _checked_target(prune_rate, target_macs, target_parameters, scope, round_to) -> tuple[str, float | Mapping]:
+    """Name and value of the one of the first three that is given."""
     given = {"prune_rate": prune_rate, "target_macs": target_macs, "target_parameters": target_parameters}
     given = {name: value for name, value in given.items() if value is not None}
     if len(given) != 1:
         raise ValueError(f"expected one of prune_rate, target_macs and target_parameters, got {given or 'none'}")
-    for name in given.keys() - {"prune_rate"}:
-        if isinstance(given[name], bool) or not isinstance(given[name], Real):
-            raise TypeError(f"{name}={given[name]!r}: expected a number, 0 < share <= 1")
-        if not 0 < given[name] <= 1:  # false for NaN, too
-            raise ValueError(f"{name}={given[name]!r}: expected 0 < share <= 1, such as 0.5 to keep half")
-    if isinstance(prune_rate, Mapping):
-        for layer, rate in prune_rate.items():
-            check_rate(f"prune_rate[{layer!r}]", rate)
-    elif prune_rate is not None:
-        check_rate("prune_rate", prune_rate)
-    if scope not in SCOPES:
-        raise ValueError(f"scope={scope!r}: expected one of {SCOPES}")
-    if scope == "global" and isinstance(prune_rate, Mapping):
+    ((name, value),) = given.items()
+    if isinstance(value, Mapping) and name == "prune_rate":
+        for layer, rate in value.items():
+            check_rate(f"{name}[{layer!r}]", rate)
+    elif name == "prune_rate":
+        check_rate(name, value)
+    elif isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r}: expected a number, 0 < share <= 1")
+    elif not 0 < value <= 1:  # false for NaN, too
+        raise ValueError(f"{name}={value!r}: expected 0 < share <= 1, such as 0.5 to keep half")
+    check_choice("scope", scope, SCOPES)
+    if scope == "global" and isinstance(value, Mapping):
         raise ValueError("scope='global' shares one rate among all layers: leave a mapping to scope='layer'")
-    if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
-        raise ValueError(f"round_to={round_to!r}: expected a positive integer, such as 8")
+    check_positive_integer("round_to", round_to)
+    return name, value

@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.arguments import check_layer_names
 from yolo_slim_lessons.measurement import layer_costs
 from yolo_slim_lessons.models import weight_layers
 from yolo_slim_lessons.pruning.channels.criteria import Importance
@@ -23,17 +24,37 @@ Price = Callable[[Counts], np.ndarray]
 
 
 def rated_counts(groups: list[ChannelGroup], prune_rate: float | Mapping[str, float], round_to: int) -> Counts:
-    """Channels kept if every layer, or every layer that a mapping names, loses its rate.
+    """Channels kept if each layer, or each that a mapping names, loses its rate; errors as of ``prune_channels``."""
+    if isinstance(prune_rate, Mapping):
+        return _rounded(groups, _rates_of_groups(groups, prune_rate), round_to)
+    return _rounded(groups, np.array([prune_rate if group.prunable else 0.0 for group in groups]), round_to)
 
-    Raises:
-        ValueError: the mapping is empty, names no layer or one that keeps all its channels, or gives different
-            rates to tied layers.
-    """
-    if not isinstance(prune_rate, Mapping):
-        rates = np.array([prune_rate if group.prunable else 0.0 for group in groups])
+
+def searched_counts(
+    model: ClassificationModel,
+    groups: list[ChannelGroup],
+    scores: Importance,
+    target: str,
+    value: float,
+    scope: str,
+    round_to: int,
+    image_size: int | None,
+) -> Counts:
+    """Channels kept so that the model meets a target, an argument of ``prune_channels`` and its value."""
+    if target == "prune_rate":
+        share, price = 1 - value, _channel_price(groups)
     else:
-        rates = _rates_of_groups(groups, prune_rate)
-    return _rounded(groups, rates, round_to)
+        unit = "MACs" if target == "target_macs" else "parameters"
+        share, price = value, layer_prices(model, groups, unit, image_size)
+    whole, least = price(full_counts(groups)), price(smallest_counts(groups, round_to))
+    if least > share * whole:
+        raise ValueError(
+            f"{target} asks for {share:.4g} of the model, but the smallest possible is {least / whole:.4f}, with "
+            f"{round_to} channels in each layer: ask for more, or lower round_to={round_to}"
+        )
+    if scope == "layer":
+        return _even_counts(groups, price, share * whole, round_to)
+    return _ranked_counts(groups, price, share * whole, round_to, scores)
 
 
 def layer_prices(
@@ -42,13 +63,7 @@ def layer_prices(
     """What a model costs as a function of the channels that its groups keep, without building it.
 
     A layer has as many weights, and MACs, as its inputs times its outputs; what BatchNorm and biases cost goes with
-    the outputs alone.
-
-    Args:
-        model: the model as it is.
-        groups: ``channel_groups(model)``.
-        unit: ``"MACs"`` or ``"parameters"``.
-        image_size: pixels a side, for MACs.
+    the outputs alone. ``unit`` is ``"MACs"``, of images of ``image_size`` pixels a side, or ``"parameters"``.
     """
     layers = dict(weight_layers(model))
     rows = {name: row for row, name in enumerate(layers)}
@@ -78,7 +93,7 @@ def layer_prices(
     return price
 
 
-def channel_price(groups: list[ChannelGroup]) -> Price:
+def _channel_price(groups: list[ChannelGroup]) -> Price:
     """The number of channels in the groups that may be pruned."""
     prunable = np.array([group.prunable for group in groups], dtype=float)
     return lambda counts: counts @ prunable
@@ -93,7 +108,7 @@ def smallest_counts(groups: list[ChannelGroup], round_to: int) -> Counts:
     return np.array([min(group.size, round_to) if group.prunable else group.size for group in groups], dtype=float)
 
 
-def even_counts(groups: list[ChannelGroup], price: Price, limit: float, round_to: int) -> Counts:
+def _even_counts(groups: list[ChannelGroup], price: Price, limit: float, round_to: int) -> Counts:
     """The largest model within ``limit`` in which every layer loses the same share, as far as rounding allows."""
     prunable = np.array([group.prunable for group in groups])
     lowest, highest = 0.0, 1.0
@@ -110,7 +125,7 @@ def even_counts(groups: list[ChannelGroup], price: Price, limit: float, round_to
     return counts
 
 
-def ranked_counts(groups: list[ChannelGroup], price: Price, limit: float, round_to: int, scores: Importance) -> Counts:
+def _ranked_counts(groups: list[ChannelGroup], price: Price, limit: float, round_to: int, scores: Importance) -> Counts:
     """The model within ``limit`` that gives up least importance for what it saves.
 
     Channels go in blocks of ``round_to``. Layers stand one behind the other, so what gets through is a product: of
@@ -162,14 +177,10 @@ def _same_size(groups: list[ChannelGroup]) -> list[list[int]]:
 
 def _rates_of_groups(groups: list[ChannelGroup], prune_rate: Mapping[str, float]) -> np.ndarray:
     made_by = {part.layer: group for group in groups for part in group.producers}
-    known = [layer for layer, group in made_by.items() if group.prunable]
-    if not prune_rate:
-        raise ValueError(f"prune_rate names no layer: expected some of {known}")
     for layer in prune_rate:
-        if layer not in made_by:
-            raise ValueError(f"prune_rate names {layer!r}, which is no layer with channels: expected some of {known}")
-        if not made_by[layer].prunable:
+        if layer in made_by and not made_by[layer].prunable:
             raise ValueError(f"prune_rate names {layer!r}, which keeps all its channels: {made_by[layer].why}")
+    check_layer_names("prune_rate", prune_rate, [layer for layer, group in made_by.items() if group.prunable])
     rates = np.zeros(len(groups))
     for members in _same_size(groups):
         named = {

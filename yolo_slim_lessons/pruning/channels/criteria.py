@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.arguments import check_choice
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import trace
 from yolo_slim_lessons.models import copy_model, input_format, logits
@@ -30,20 +31,8 @@ def importance(
     calibration: Split | None = None,
     seed: int = 0,
 ) -> Importance:
-    """Score every channel of the groups that may be pruned.
-
-    Args:
-        model: unfused.
-        groups: ``channel_groups(model)``.
-        prune_type: a key of ``CRITERIA``.
-        calibration: labelled images, for ``"taylor"``.
-        seed: for ``"random"``.
-
-    Raises:
-        ValueError: ``prune_type`` is unknown, or ``"taylor"`` has no ``calibration``.
-    """
-    if prune_type not in CRITERIA:
-        raise ValueError(f"prune_type={prune_type!r}: expected one of {sorted(CRITERIA)}")
+    """Score every channel of the groups that may be pruned; arguments and errors as of ``prune_channels``."""
+    check_choice("prune_type", prune_type, sorted(CRITERIA))
     score = CRITERIA[prune_type](_Layers(model), calibration, seed)
     return {group.name: score(group) for group in groups if group.prunable}
 

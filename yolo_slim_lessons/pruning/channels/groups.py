@@ -1,15 +1,15 @@
 """Which channels hang together, and why: as data that one can print and draw.
 
 A channel is made by one or several layers and read by others, and goes as a whole or not at all. A walk over the graph
-of the network gives every channel that a layer makes a number of its own. Where tensors are added, numbers are tied;
-where they are cut and concatenated, numbers move along. In the end, channels that stand side by side and have the same
-makers and readers are one group. Used in lesson 04. Leaves out: which channels go (``budget.py``).
+gives every channel that a layer makes a number of its own. Where tensors are added, numbers are tied; where they are
+cut and concatenated, numbers move along. In the end, neighbours with the same makers and readers are one group. Used in
+lesson 04. Leaves out: which channels go (``budget``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
@@ -103,23 +103,14 @@ def channel_groups(model: ClassificationModel) -> list[ChannelGroup]:
 
 @dataclass
 class _Channel:
-    """One channel while the network is walked through.
+    """One channel while the network is walked through."""
 
-    Attributes:
-        made_by: layers and the place among their outputs.
-        read_by: likewise, among their inputs.
-        reasons: what ties it, or keeps it.
-        prunable: whether it may go.
-        half: the convolution that is split, and whether this is its second half.
-        tied_to: an earlier channel that it goes together with.
-    """
-
-    made_by: list[tuple[str, int]]
-    read_by: list[tuple[str, int]]
-    reasons: list[str]
+    made_by: list[tuple[str, int]]  # layers, and the place among their outputs
+    read_by: list[tuple[str, int]]  # layers, and the place among their inputs
+    reasons: list[str]  # what ties it, or keeps it
     prunable: bool = True
-    half: tuple[str, int] | None = None
-    tied_to: _Channel | None = None
+    half: tuple[str, int] | None = None  # the convolution that is split, and whether this is its second half
+    tied_to: _Channel | None = None  # an earlier channel that it goes together with
 
     def first(self) -> _Channel:
         """The one that stands for all that it is tied to."""
@@ -131,11 +122,8 @@ class _Channel:
 
     def follows(self, other: _Channel) -> bool:
         """Whether this is the next channel of the same group."""
-        parts = zip((self.made_by, self.read_by), (other.made_by, other.read_by), strict=True)
-        return (
-            (self.reasons, self.prunable, self.half) == (other.reasons, other.prunable, other.half)
-            and all([(layer, place - 1) for layer, place in mine] == theirs for mine, theirs in parts)
-        )  # fmt: skip
+        made_by, read_by = ([(layer, place + 1) for layer, place in each] for each in (other.made_by, other.read_by))
+        return self == replace(other, made_by=made_by, read_by=read_by)
 
 
 class _Numbering(Walk):
@@ -233,14 +221,13 @@ class _Numbering(Walk):
         """Runs of channels that stand side by side."""
         runs: list[list[_Channel]] = []
         for channel in self.made:
-            if channel.tied_to is None:
-                if runs and channel.follows(runs[-1][-1]):
-                    runs[-1].append(channel)
-                else:
-                    runs.append([channel])
+            if channel.tied_to is None and runs and channel.follows(runs[-1][-1]):
+                runs[-1].append(channel)
+            elif channel.tied_to is None:
+                runs.append([channel])
         halves = {run[0].half: run for run in runs if run[0].half}
         for run in runs:
-            twin = halves.get(_other_half(run[0].half))
+            twin = halves.get((run[0].half[0], 1 - run[0].half[1])) if run[0].half else None
             yield ChannelGroup(
                 self._name(run),
                 len(run),
@@ -257,7 +244,3 @@ class _Numbering(Walk):
         layer, start = run[0].made_by[0]
         whole = len(run) == self.model.get_submodule(layer).weight.shape[0]
         return layer if whole else str(Part(layer, start, start + len(run)))
-
-
-def _other_half(half: tuple[str, int] | None) -> tuple[str, int] | None:
-    return half and (half[0], 1 - half[1])

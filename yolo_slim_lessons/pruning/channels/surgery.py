@@ -50,14 +50,9 @@ def note_widths(model: nn.Module, graph: Graph) -> None:
 
 
 def select_channels(model: nn.Module, graph: Graph, name: str, made: torch.Tensor, read: torch.Tensor) -> None:
-    """Keep, in place, some outputs and inputs of the layer called ``name``, and the same outputs of its BatchNorm.
+    """Keep, in place, some outputs and inputs of a convolution or linear layer, and the same outputs of its BatchNorm.
 
-    Args:
-        model: whose layer it is.
-        graph: of ``model``.
-        name: of a convolution or linear layer.
-        made: bool, one for each output.
-        read: bool, one for each input.
+    ``made`` and ``read`` are bool, one for each output and one for each input.
     """
     layer = model.get_submodule(name)
     if made.all() and read.all():

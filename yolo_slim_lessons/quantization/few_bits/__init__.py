@@ -2,11 +2,8 @@
 
 In the order of what they need: ``bias_correction`` some images and a moment, ``rounding`` the same images and minutes,
 ``aware_training`` all images; ``mixed_precision`` gives each layer as many bits as it needs. ``bias_rounding`` shortens
-what is left at 32 bits. Used in lesson 05. Leaves
-out: quantization itself (``quantize_integer``), which is where all of them start.
+what is left at 32 bits. Used in lesson 05. Leaves out: quantization itself (``quantize_integer``).
 """
-
-from __future__ import annotations
 
 from yolo_slim_lessons.quantization.few_bits.aware_training import train_quantized
 from yolo_slim_lessons.quantization.few_bits.bias_correction import correct_biases

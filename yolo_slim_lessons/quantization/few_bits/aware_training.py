@@ -1,9 +1,8 @@
 """Quantization-aware training: let weights and scales learn while they are rounded (Esser et al., 2020).
 
-Every forward pass rounds; gradients pass the rounding (``straight_through``). The network learns to do without the
-levels it does not have. What it should answer, the float model says: distillation needs few epochs (Polino et al.,
-2018). Used in lesson 05. Leaves out: BatchNorm, which is folded before training, so that what is trained is what will
-run; and training in 16 bits.
+Every forward pass rounds; gradients pass the rounding (``straight_through``). What the network should answer, the float
+model says: distillation needs few epochs (Polino et al., 2018). Used in lesson 05. Leaves out: BatchNorm, which is
+folded before training, so that what is trained is what will run; and training in 16 bits.
 """
 
 from __future__ import annotations

@@ -2,12 +2,10 @@
 
 The error of a weight is fixed once it is rounded. Times inputs that are positive on average, as those behind an
 activation function are, it does not average out: every channel is off by a constant. So it is with rounded
-activations where much of an image is one colour, such as a black background: all its pixels are off by the same. It
-can also do harm. On the shipped model it helped with 8 bits for weights and activations, and with one scale for a
-whole layer; it hurt at 3 and 4 bits. So measure on ``val``.
+activations where much of an image is one colour. It can also do harm. On the shipped model it helped with 8 bits for
+weights and activations, and with one scale for a whole layer; it hurt at 3 and 4 bits. So measure on ``val``.
 
-Used in lesson 05. Leaves out: cross-layer equalization of the same paper, which rescales neighbouring layers and needs
-an activation function that lets factors through; ReLU does, SiLU does not.
+Used in lesson 05. Leaves out: cross-layer equalization of the same paper, which SiLU does not allow.
 """
 
 from __future__ import annotations
@@ -19,9 +17,8 @@ from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Node
 from yolo_slim_lessons.models import copy_model
 from yolo_slim_lessons.quantization import QuantizedLayer
-from yolo_slim_lessons.quantization.calibration import image_batches
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
-from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, images_at_once
+from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, stored_images
 from yolo_slim_lessons.quantization.simulation import Simulation, graph_of
 
 
@@ -50,14 +47,12 @@ def correct_biases(quantized: nn.Module, model: nn.Module, calibration: Split | 
         >>> corrected = slim.correct_biases(rounded, model, data.train.take(64))
     """
     original = float_original(quantized, model)
-    first = next(image_batches(calibration, 1, original))
-    batch_size = images_at_once(tuple(first.shape[-2:]))
-    means = _ChannelMeans(original)
-    for batch in image_batches(calibration, batch_size, original):
-        means.run(graph_of(original, first), batch)
+    images = stored_images(calibration, original)
+    means, graph = _ChannelMeans(original), graph_of(original, images[:1])
+    for batch in images:
+        means.run(graph, batch)
     corrected = copy_model(quantized).eval()
-    images = StoredActivations.of(image_batches(calibration, batch_size, original), len(calibration), batch_size)
-    _Correction(corrected, means.of_all(), images).run(graph_of(corrected, first), images)
+    _Correction(corrected, means.of_all(), images).run(graph_of(corrected, images[:1]), images)
     return corrected
 
 
@@ -88,10 +83,7 @@ class _ChannelMeans(Execution):
 
 
 class _Correction(Simulation):
-    """The computation of the quantized model, node by node for all images; the value of a node is that of all images.
-
-    Each quantized layer is corrected, in place, before the next one reads it.
-    """
+    """The quantized model, node by node for all images; each layer is corrected, in place, before the next reads it."""
 
     def __init__(self, model: nn.Module, means: dict[str, torch.Tensor], images: StoredActivations):
         super().__init__(model)

@@ -21,21 +21,18 @@ from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.distillation import soft_target_loss
 from yolo_slim_lessons.models import logits, weight_layers
 from yolo_slim_lessons.quantization import fold_batchnorm, quantize_integer
-from yolo_slim_lessons.quantization.calibration import image_batches
+from yolo_slim_lessons.quantization.observation import image_batches
 
 
 @dataclass(frozen=True)
 class BitSensitivity:
-    """What it costs to round one layer alone.
-
-    ``bit_sensitivity`` measures it by answers. What ``search.sensitivity`` counted serves as well: for the loss take
-    ``scan.baseline - scan.top1``, for the bytes ``integer_bytes``.
+    """What it costs to round one layer alone, from ``bit_sensitivity`` or as ``search.sensitivity`` counts it.
 
     Attributes:
         layers: names, L of them.
         bits: what was tried on each, B of them, 2 to 16.
         loss: array L×B, in any unit that can be added up; from ``bit_sensitivity``, the divergence of answers, nats.
-        bytes: integers, array L×B: the weights of the layer at so many bits.
+        bytes: array L×B, from ``integer_bytes``.
     """
 
     layers: tuple[str, ...]

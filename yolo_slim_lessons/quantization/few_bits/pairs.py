@@ -12,12 +12,7 @@ from yolo_slim_lessons.quantization import QuantizedLayer, fold_batchnorm
 
 
 def float_original(quantized: nn.Module, model: nn.Module) -> nn.Module:
-    """A copy of ``model`` with BatchNorm folded, whose layers have the names and shapes of those of ``quantized``.
-
-    Raises:
-        ValueError: ``quantized`` has no quantized layer, or ``model`` has some, other layers or broken weights.
-        TypeError: one of them is no network.
-    """
+    """A copy of ``model`` with BatchNorm folded; an error says if it is not what ``quantized`` was made of."""
     for name, network in (("quantized", quantized), ("model", model)):
         if not isinstance(network, nn.Module):
             raise TypeError(f"{name}={network!r}: expected a network")

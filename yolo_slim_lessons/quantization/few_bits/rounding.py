@@ -1,8 +1,8 @@
 """Round up or down so that layers err together as little as possible, not each weight for itself.
 
-To the nearest integer is best for every single weight, but not for what a layer puts out, where errors add up:
-rounding one weight the wrong way can cancel the errors of its neighbours. Which of the two neighbouring integers each
-weight gets is learned from unlabelled images (AdaRound: Nagel et al., 2020), block by block (BRECQ: Li et al., 2021).
+The nearest integer is best for a single weight, but in what a layer puts out errors add up, and one weight rounded the
+wrong way can cancel those of its neighbours. Which of two neighbouring integers each weight gets is learned from
+unlabelled images (AdaRound: Nagel et al., 2020), block by block (BRECQ: Li et al., 2021).
 Used in lesson 05. Leaves out: changing weights by more than one step, and scales; for those, ``train_quantized``.
 """
 
@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from yolo_slim_lessons.arguments import check_positive_integer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Graph
 from yolo_slim_lessons.quantization import IntegerGrid, QuantizedLayer
-from yolo_slim_lessons.quantization.calibration import image_batches
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
-from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, images_at_once
+from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, stored_images
 from yolo_slim_lessons.quantization.few_bits.straight_through import finished, trainable
 from yolo_slim_lessons.quantization.simulation import Simulation, graph_of
 
@@ -69,17 +69,14 @@ def learn_rounding(
         >>> nearest = slim.quantize_integer(model, bits=4, activation_bits=8, calibration=calibration)
         >>> learned = slim.learn_rounding(nearest, model, calibration, steps=10, progress=False)
     """
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: expected a positive integer")
+    check_positive_integer("steps", steps)
+    check_positive_integer("batch_size", batch_size)
     for name, value in (("learning_rate", learning_rate), ("pressure", pressure)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name}={value!r}: expected a number above 0")
     original = float_original(quantized, model)
     learner = trainable(quantized, original, SoftRounding).requires_grad_(False)
-    first = next(image_batches(calibration, 1, original))
-    at_once = images_at_once(tuple(first.shape[-2:]))
-    images = StoredActivations.of(image_batches(calibration, at_once, original), len(calibration), at_once)
+    images = stored_images(calibration, original)
     graph = graph_of(quantized, images[:1])
     blocks = list(graph.blocks())
     exact, rounded = _Blocks(Execution(original), graph, images), _Blocks(Simulation(learner), graph, images)
@@ -87,11 +84,8 @@ def learn_rounding(
     with tqdm(total=steps * len(blocks), desc="learn rounding", disable=not progress, leave=False) as bar:
         for _, nodes in blocks:
             exact.compute(nodes)
-            roundings = [
-                rounded.walk.modules[graph.nodes[position].name].rounding
-                for position in nodes
-                if isinstance(rounded.walk.modules.get(graph.nodes[position].name), QuantizedLayer)
-            ]
+            layers = [rounded.walk.modules.get(graph.nodes[position].name) for position in nodes]
+            roundings = [layer.rounding for layer in layers if isinstance(layer, QuantizedLayer)]
             if roundings:
                 _learn(roundings, rounded, exact, nodes, steps, batch_size, learning_rate, pressure, random, bar)
             bar.update(steps * (not roundings))
@@ -139,9 +133,8 @@ class _Blocks:
 class SoftRounding(nn.Module):
     """Between the two integers around each weight: 0 is the lower, 1 the upper one.
 
-    Attributes:
-        logits: a sigmoid of them, stretched and clipped, is how far each weight is up; at first where it was.
-        decided: whether weights lie on integers now.
+    A sigmoid of ``logits``, stretched and clipped, is how far each weight is up; at first where it was. ``decided``
+    says whether weights lie on integers now.
     """
 
     def __init__(self, grid: IntegerGrid, weight: torch.Tensor):
@@ -195,9 +188,9 @@ def _learn(roundings, rounded, exact, nodes, steps, batch_size, learning_rate, p
         loss.backward()
         optimizer.step()
         bar.update()
-    for rounding in roundings:
+    for rounding in roundings:  # a gradient takes as much memory as a weight, and a decision a quarter
         rounding.decided = True
-        rounding.logits.requires_grad_(False)
+        rounding.logits = nn.Parameter(rounding.logits.detach().sign().to(torch.int8), requires_grad=False)
 
 
 def _variance(outputs: StoredActivations) -> torch.Tensor:

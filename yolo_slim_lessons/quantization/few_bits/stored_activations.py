@@ -1,8 +1,8 @@
 """What a layer puts out for all calibration images, kept where it does not fill the memory.
 
-Repairs go through a network layer by layer, or block by block, and each step needs what the step before made of every
-image. For a large network at 224 pixels that is gigabytes. Beyond a limit the numbers go into a temporary file that is
-mapped into memory, whose pages the system takes back when it needs them. Leaves out: keeping anything for another call.
+Repairs go through a network step by step, and each needs what the step before made of every image: gigabytes, for a
+large network at 224 pixels. Beyond a limit the numbers go into a temporary file that is mapped into memory, whose pages
+the system takes back when it needs them. Leaves out: keeping anything for another call.
 """
 
 from __future__ import annotations
@@ -12,23 +12,17 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from torch import nn
+
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.quantization.observation import image_batches
 
 IN_MEMORY = 64_000_000  # bytes of one result that stay in memory
 PIXELS_AT_ONCE = 128 * 64**2  # 128 small images, or fewer large ones
 
 
-def images_at_once(image_size: tuple[int, int]) -> int:
-    """How many images of that height and width pass through a network together, where nothing is learned."""
-    return max(1, min(128, PIXELS_AT_ONCE // (image_size[0] * image_size[1])))
-
-
 class StoredActivations:
-    """Numbers of any shape for N images, written batch by batch in order, read in any order.
-
-    Args:
-        count: N.
-        batch_size: images at a time in iteration.
-    """
+    """Numbers of any shape for ``count`` images, written in order, read in any; iteration gives ``batch_size`` each."""
 
     def __init__(self, count: int, batch_size: int):
         self.count, self.batch_size = count, batch_size
@@ -69,6 +63,13 @@ class StoredActivations:
 
     def _as_kept(self, batch: torch.Tensor) -> torch.Tensor:
         return batch.detach().permute(0, 2, 3, 1) if self.channels_last else batch.detach()
+
+
+def stored_images(calibration: Split | torch.Tensor, model: nn.Module) -> StoredActivations:
+    """The images as ``model`` reads them; so many at a time that computing with them needs little memory."""
+    first = next(image_batches(calibration, 1, model))
+    batch_size = max(1, min(128, PIXELS_AT_ONCE // first[0, 0].numel()))
+    return StoredActivations.of(image_batches(calibration, batch_size, model), len(calibration), batch_size)
 
 
 def _mapped(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

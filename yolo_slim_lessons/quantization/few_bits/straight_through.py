@@ -73,8 +73,7 @@ class PricedBits(torch.autograd.Function):
 class LearnedGrid(nn.Module):
     """An ``IntegerGrid`` whose scale is a parameter; its zero point stays.
 
-    Attributes:
-        bit_price: what a bit of the entropy-coded numbers adds to the loss; 0 for activations, which are not stored.
+    ``bit_price`` is what a bit of the entropy-coded numbers adds to the loss; 0 for activations, which are not stored.
     """
 
     def __init__(self, grid: IntegerGrid, bit_price: float = 0.0):
@@ -115,13 +114,7 @@ class LearnedGrid(nn.Module):
 
 
 class RoundedWeight(nn.Module):
-    """A weight of floats that is rounded anew in every forward pass.
-
-    Args:
-        grid: to begin with; its scale is learned along.
-        weight: likewise.
-        bit_price: as of ``LearnedGrid``.
-    """
+    """A weight of floats that is rounded anew in every forward pass; both it and the scale of its grid are learned."""
 
     def __init__(self, grid: IntegerGrid, weight: torch.Tensor, bit_price: float = 0.0):
         super().__init__()
@@ -133,24 +126,18 @@ class RoundedWeight(nn.Module):
 
     @property
     def grid(self) -> IntegerGrid:
-        """What has been learned so far."""
         return self.learned.grid
 
     def integers(self, grid: IntegerGrid) -> torch.Tensor:
-        """Those on ``grid`` that are nearest to the weight."""
         return grid.quantize(self.weight)
 
 
 def trainable(quantized: nn.Module, original: nn.Module, make_rounding: MakeRounding) -> nn.Module:
     """A copy of ``quantized`` that computes nearly the same, and that gradients pass.
 
-    What is added or concatenated shares one ``LearnedGrid``, as it shares an ``IntegerGrid``. The image keeps its own.
-
-    Args:
-        quantized: from ``quantize_integer``; layers in float stay as they are.
-        original: its float original, from ``float_original``.
-        make_rounding: called with the grid and the float weight of each layer; returns a module that makes the weight
-            to compute with, such as ``RoundedWeight``.
+    What is added or concatenated shares one ``LearnedGrid``, as it shares an ``IntegerGrid``. The image keeps its own,
+    and layers in float stay as they are. ``make_rounding`` is called with the grid and the weight of each layer of
+    ``original``, and returns a module that makes the weight to compute with, such as ``RoundedWeight``.
     """
     learner = copy_model(quantized).eval()
     weights = {name: layer.weight for name, layer in weight_layers(original)}

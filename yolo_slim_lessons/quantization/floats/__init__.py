@@ -8,12 +8,13 @@ arithmetic in these formats (PyTorch rounds sums and products, too), training, a
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from yolo_slim_lessons.arguments import check_choice
 from yolo_slim_lessons.models import copy_model, weight_layers
 from yolo_slim_lessons.quantization import QuantizedLayer, fold_batchnorm
 from yolo_slim_lessons.quantization.floats.formats import (
@@ -75,8 +76,7 @@ def quantize_float(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model={model!r}: expected a network, such as slim.load_model('nano')")
-    if scale not in SCALES:
-        raise ValueError(f"scale={scale!r}: expected one of {SCALES}")
+    check_choice("scale", scale, SCALES)
     format = float_format(format)
     activations = None if activations is None else float_format(activations)
     _check_unquantized(model)
@@ -87,9 +87,8 @@ def quantize_float(
     for name, layer in layers:
         if not layer.weight.isfinite().all():
             raise ValueError(f"model has NaN or infinite weights in {name}: expected finite numbers")
-        layer.weight.copy_(
-            _rounded(layer.weight, format, scale, saturate) + 0.0
-        )  # -0 and 0 weigh the same: all become 0
+        # -0 and 0 weigh the same: all become 0.
+        layer.weight.copy_(_rounded(layer.weight, format, scale, saturate) + 0.0)
     if activations is not None:
         round_inputs(model, activations, saturate)
     model.float_quantization = {
@@ -104,16 +103,12 @@ def quantize_float(
 def round_inputs(model: nn.Module, format: FloatFormat, saturate: bool = True) -> None:
     """Make the convolutions and linear layers of ``model`` round what they read, from now on."""
     for _, layer in weight_layers(model):
-        layer.register_forward_pre_hook(_RoundInputs(format, saturate))
+        # No closure, so that copies and processes can take it along.
+        layer.register_forward_pre_hook(functools.partial(_round_input, format, saturate))
 
 
-@dataclass(frozen=True)
-class _RoundInputs:  # a class, not a closure, so that copies and processes can take it along
-    format: FloatFormat
-    saturate: bool
-
-    def __call__(self, layer: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
-        return round_to_format(inputs[0], self.format, saturate=self.saturate)
+def _round_input(format: FloatFormat, saturate: bool, _: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    return round_to_format(inputs[0], format, saturate=saturate)
 
 
 def _check_unquantized(model: nn.Module) -> None:
