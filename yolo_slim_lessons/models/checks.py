@@ -36,7 +36,7 @@ def as_classifier(model: object, name: str = "model") -> ClassificationModel:
     wrapped = "_orig_mod" if hasattr(given, "_orig_mod") else "module"  # by torch.compile; by nn.DataParallel
     if isinstance(given, nn.Module) and not isinstance(given, ClassificationModel):
         given = getattr(given, wrapped, given)
-    check_classifier(given, f"the YOLO object in {name}" if isinstance(model, YOLO) else name)
+    check_classifier(given, f"{name}: the YOLO object" if isinstance(model, YOLO) else name)
     _check_layers(given, name)
     return given
 
