@@ -336,6 +336,12 @@ def test_what_holds_no_classifier_is_refused_with_the_way_out(fresh, make, words
         models.as_classifier(make(fresh), "student")
 
 
+def test_a_yolo_object_around_an_exported_file_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "small.onnx").write_bytes(b"exported")
+    with pytest.raises(TypeError, match=r"student is a YOLO object around the exported file '.*small\.onnx'.*load the"):
+        models.as_classifier(YOLO(tmp_path / "small.onnx", task="classify"), "student")
+
+
 def test_a_yolo_object_is_refused_by_name_where_a_model_is_checked(fresh, tmp_path):
     yolo = YOLO(slim.save_model(fresh, tmp_path / "mine.pt"))
     with pytest.raises(TypeError, match=r"student is a YOLO object: pass its network, student\.model"):

@@ -32,10 +32,15 @@ def as_classifier(model: object, name: str = "model") -> ClassificationModel:
         >>> as_classifier(yolo) is yolo.model
         True
     """
+    if isinstance(model, YOLO) and not isinstance(model.model, nn.Module):
+        raise TypeError(
+            f"{name} is a YOLO object around the exported file {str(model.model)!r}, whose layers cannot be changed: "
+            "load the .pt file that it was exported from"
+        )
     given = model.model if isinstance(model, YOLO) else model
-    wrapped = "_orig_mod" if hasattr(given, "_orig_mod") else "module"  # by torch.compile; by nn.DataParallel
-    if isinstance(given, nn.Module) and not isinstance(given, ClassificationModel):
-        given = getattr(given, wrapped, given)
+    for wrapper in ("_orig_mod", "module"):  # of torch.compile; of nn.DataParallel
+        if isinstance(given, nn.Module) and not isinstance(given, ClassificationModel):
+            given = getattr(given, wrapper, given)
     check_classifier(given, f"{name}: the YOLO object" if isinstance(model, YOLO) else name)
     _check_layers(given, name)
     return given

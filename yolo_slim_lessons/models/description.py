@@ -69,7 +69,7 @@ def weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear
     """Every layer that multiplies by weights, as (name, layer): convolutions and linear layers, in order.
 
     Example:
-        >>> name, layer = next(weight_layers(load_model("nano")))
+        >>> name, layer = next(weight_layers(slim.load_model("nano")))
         >>> name, tuple(layer.weight.shape)
         ('model.0.conv', (16, 3, 3, 3))
     """

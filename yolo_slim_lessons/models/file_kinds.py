@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ultralytics
 
-from yolo_slim_lessons.models.permitted import permitted, present_name
+from yolo_slim_lessons.models.permitted import present_name
 
 AGAIN = "Get it again from where it came from"
 BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what PyTorch began its files with
@@ -173,11 +173,9 @@ def _is_onnx(path: Path) -> bool:
 
 
 def _is_installed(name: str) -> bool:
-    """Whether ``module.name`` is there; without importing what is not imported yet."""
+    """Whether Ultralytics has ``module.name``; nothing is imported to find out."""
     module, _, attribute = present_name(name).rpartition(".")
     if module in sys.modules:
-        return hasattr(sys.modules[module], attribute) or permitted(name) is not None
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
+        return hasattr(sys.modules[module], attribute)
+    file = Path(ultralytics.__file__).parents[1].joinpath(*module.split("."))
+    return file.with_suffix(".py").is_file() or (file / "__init__.py").is_file()
