@@ -4,14 +4,15 @@ import io
 import json
 import logging
 import os
-import pickle
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn.utils import prune
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from ultralytics import YOLO
 from ultralytics.nn.tasks import ClassificationModel, DetectionModel
@@ -300,6 +301,188 @@ def test_ultralytics_val_and_evaluate_agree(nano, tmp_path, pixels):
     assert abs(ours - theirs) <= 0.002
 
 
+# models as people hand them over
+
+
+def test_the_classifier_in_what_people_hand_over_is_found(fresh, tmp_path):
+    yolo = YOLO(slim.save_model(fresh, tmp_path / "mine.pt"))
+    assert models.as_classifier(fresh) is fresh
+    assert models.as_classifier(yolo) is yolo.model
+    assert models.as_classifier(torch.compile(fresh)) is fresh
+    assert models.as_classifier(nn.DataParallel(fresh)) is fresh
+    assert_same_weights(slim.load_model(slim.save_model(yolo, tmp_path / "again.pt")), fresh)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda model: nn.Linear(2, 2), "student is a Linear: expected a classifier, such as load_model"),
+        (lambda model: None, "student is a NoneType: expected a classifier"),
+        (lambda model: model.state_dict(), r"student is a \w*[dD]ict, such as a state_dict.*load_state_dict"),
+        (lambda model: "nano", r"student='nano' names a file: pass load_model\('nano'\)"),
+        (lambda model: WEIGHTS_DIR / "nano.pt", r"student='.*nano\.pt' names a file"),
+        (
+            lambda model: YOLO("yolov8n.yaml"),
+            "student: the YOLO object holds a DetectionModel, not an image classifier",
+        ),
+        (lambda model: DetectionModel("yolov8n.yaml", verbose=False), "student holds a DetectionModel, not an image"),
+        (lambda model: torch.jit.script(nn.Linear(2, 2)), r"student is a TorchScript module.*load the \.pt file"),
+    ],
+    ids=["layer", "nothing", "state_dict", "name", "path", "YOLO detector", "detector", "TorchScript"],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+def test_what_holds_no_classifier_is_refused_with_the_way_out(fresh, make, words):
+    with pytest.raises(TypeError, match=words):
+        models.as_classifier(make(fresh), "student")
+
+
+def test_a_yolo_object_around_an_exported_file_is_refused_with_the_way_out(tmp_path):
+    (tmp_path / "small.onnx").write_bytes(b"exported")
+    with pytest.raises(TypeError, match=r"student is a YOLO object around the exported file '.*small\.onnx'.*load the"):
+        models.as_classifier(YOLO(tmp_path / "small.onnx", task="classify"), "student")
+
+
+def test_a_yolo_object_is_refused_by_name_where_a_model_is_checked(fresh, tmp_path):
+    yolo = YOLO(slim.save_model(fresh, tmp_path / "mine.pt"))
+    with pytest.raises(TypeError, match=r"student is a YOLO object: pass its network, student\.model"):
+        models.check_classifier(yolo, "student")
+
+
+def masked(model):
+    prune.l1_unstructured(model.model[0].conv, "weight", 0.5)
+
+
+def parametrized(model):
+    nn.utils.parametrizations.weight_norm(model.model[9].linear)
+
+
+def dynamic_int8(model):
+    layer = model.model[9].linear
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.model[9].linear = torch.ao.nn.quantized.dynamic.Linear(layer.in_features, layer.out_features)
+
+
+UNPLAIN = {
+    masked: r"masks of torch\.nn\.utils\.prune, first on layer model\.0\.conv.*prune\.remove\(layer, 'weight'\)",
+    parametrized: r"first model\.9\.linear.*remove_parametrizations\(layer, 'weight'\)",
+    dynamic_int8: r"quantized by PyTorch: layer model\.9\.linear is a torch\.ao.*quantize_integer",
+}
+
+
+@pytest.mark.parametrize("spoil", UNPLAIN)
+def test_layers_whose_weights_are_no_plain_parameters_are_refused_by_name(fresh, tmp_path, spoil):
+    yolo = YOLO(slim.save_model(fresh, tmp_path / "mine.pt"))
+    spoil(yolo.model)
+    for refuse in (
+        lambda: models.as_classifier(yolo.model, "source"),
+        lambda: slim.load_model(yolo),
+        lambda: slim.save_model(yolo.model, tmp_path / "other.pt"),
+    ):
+        with pytest.raises(ValueError, match=UNPLAIN[spoil]):
+            refuse()
+    assert not (tmp_path / "other.pt").exists()
+
+
+def test_the_way_out_of_masks_leads_out(fresh, tmp_path):
+    masked(fresh)
+    prune.remove(fresh.model[0].conv, "weight")
+    loaded = slim.load_model(slim.save_model(fresh, tmp_path / "mine.pt"))
+    assert (loaded.model[0].conv.weight == 0).float().mean() == 0.5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("tensor", "words"),
+    [
+        ("model.0.conv.weight", r"in model\.0\.conv\.weight:"),
+        ("model.0.bn.running_var", r"in model\.0\.bn\.running_var:"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused_by_the_name_of_their_layer(fresh, tmp_path, tensor, words, value):
+    slim.save_model(fresh, tmp_path / "sound.pt")
+    yolo = YOLO(tmp_path / "sound.pt")
+    dict(yolo.model.state_dict())[tensor].flatten()[0] = value
+    yolo.save(tmp_path / "broken.pt")
+    for refuse in (
+        lambda: models.check_finite(yolo.model, "student"),
+        lambda: slim.load_model(yolo),
+        lambda: slim.load_model(tmp_path / "broken.pt"),
+        lambda: slim.save_model(yolo.model, tmp_path / "other.pt"),
+    ):
+        with pytest.raises(ValueError, match=rf"numbers that are not finite .*{words}.*earlier checkpoint"):
+            refuse()
+    assert not (tmp_path / "other.pt").exists()
+
+
+# class names
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["ant", "bee", "cat"],
+        ("ant", "bee", "cat"),
+        {2: "cat", 0: "ant", 1: "bee"},
+        {"0": "ant", "1": "bee", "2": "cat"},
+        {np.int64(0): np.str_("ant"), np.int64(1): "bee", np.int64(2): "cat"},
+    ],
+    ids=["list", "tuple", "order", "text", "numpy"],
+)
+def test_names_are_put_right_when_a_model_enters(fresh, tmp_path, names):
+    yolo = YOLO(slim.save_model(fresh, tmp_path / "mine.pt"))
+    yolo.model.names = names
+    torch.save({"model": yolo.model, "train_args": {"imgsz": 32}}, tmp_path / "theirs.pt")
+    saved = slim.save_model(yolo.model, tmp_path / "ours.pt")
+    for source in (yolo, tmp_path / "theirs.pt", saved):
+        loaded = slim.load_model(source)
+        assert list(loaded.names.items()) == [(0, "ant"), (1, "bee"), (2, "cat")]
+        assert {type(label) for label in loaded.names} == {int}
+    assert YOLO(saved).names == {0: "ant", 1: "bee", 2: "cat"}
+    assert yolo.model.names is names
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (dict(enumerate(map(str, range(1000)))), "has 3 outputs and 1000 class names"),
+        (["ant", "bee"], "has 3 outputs and 2 class names"),
+        ({}, "has 3 outputs and 0 class names"),
+        ({1: "ant", 2: "bee", 3: "cat"}, r"for the labels \[1, 2, 3\] …: expected 0 to 2"),
+        ({"ant": 0, "bee": 1, "cat": 2}, r"for the labels \['ant', 'bee', 'cat'\] …: expected 0 to 2"),
+        (None, "has the class names None"),
+    ],
+    ids=["too many", "too few", "none at all", "from one", "turned round", "missing"],
+)
+def test_names_that_fit_no_output_are_refused_with_both_numbers(fresh, tmp_path, names, words):
+    yolo = YOLO(slim.save_model(fresh, tmp_path / "mine.pt"))
+    yolo.model.names = names
+    torch.save({"model": yolo.model}, tmp_path / "theirs.pt")
+    for refuse in (
+        lambda: slim.load_model(yolo),
+        lambda: slim.load_model(tmp_path / "theirs.pt"),
+        lambda: slim.save_model(yolo.model, tmp_path / "ours.pt"),
+    ):
+        with pytest.raises(ValueError, match=rf"{words}.*model\.names = {{.*yolo = YOLO\(path\)"):
+            refuse()
+
+
+def test_the_way_out_of_wrong_names_leads_out(fresh, tmp_path):
+    fresh.model[-1].linear = nn.Linear(1280, 4)
+    torch.save({"model": fresh, "train_args": {"imgsz": 32}}, tmp_path / "mine.pt")
+    with pytest.raises(ValueError, match="has 4 outputs and 3 class names"):
+        slim.load_model(tmp_path / "mine.pt")
+    yolo = YOLO(tmp_path / "mine.pt")
+    yolo.model.names = {0: "ant", 1: "bee", 2: "cat", 3: "dog"}
+    assert slim.load_model(yolo).names[3] == "dog"
+
+
+def test_names_that_occur_twice_stay(fresh, tmp_path):
+    """As in ImageNet's list, where a bird and a machine are both called crane."""
+    fresh.names = {0: "crane", 1: "bee", 2: "crane"}
+    assert slim.load_model(slim.save_model(fresh, tmp_path / "mine.pt")).names == fresh.names
+
+
 # bad input
 
 
@@ -384,12 +567,11 @@ def as_bytes(contents):
 
 WHOLE = (WEIGHTS_DIR / "nano.pt").read_bytes()
 NO_CHECKPOINTS = {
-    "nothing": (b"", "it is empty"),
-    "text": (b"hello", "damaged, cut short, of another program or another kind of file. Get it again"),
-    "half a checkpoint": (WHOLE[: len(WHOLE) // 2], "damaged, cut short"),
+    "nothing": (b"", "it is empty. Get it again"),
+    "text": (b"hello", "it begins with b'hello', as no file of PyTorch does. Get it again"),
+    "half a checkpoint": (WHOLE[: len(WHOLE) // 2], r"it is cut short: the end of its [\d,]+ bytes is missing"),
     "a web page": (b"\n<!DOCTYPE html><html><body>Not found</body></html>", "it is a web page"),
     "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
-    "a pickle": (pickle.dumps({"epoch": 3}), "damaged, cut short, of another program"),
     "a list": (as_bytes([1, 2, 3]), "a list without a network"),
     "a tensor": (as_bytes(torch.zeros(3)), "a Tensor without a network"),
     "weights alone": (as_bytes({"weight": torch.zeros(3)}), "weights alone .a state_dict.. Save the whole model"),
@@ -403,7 +585,7 @@ def test_a_file_that_is_no_checkpoint_is_named_with_what_it_is(tmp_path, what):
     path = tmp_path / "mine.pt"
     contents, words = NO_CHECKPOINTS[what]
     path.write_bytes(contents)
-    with pytest.raises(ValueError, match=rf"mine\.pt is not a readable Ultralytics checkpoint .*{words}"):
+    with pytest.raises(ValueError, match=rf"mine\.pt is not a readable Ultralytics checkpoint: .*{words}"):
         slim.load_model(path)
     assert path.read_bytes() == contents
 
