@@ -1,7 +1,7 @@
 """Every operation on all three families in all sizes, as they are built, pruned, and with another activation function.
 
 Weights are random, with BatchNorm measured on the images, so that every layer has something to say. The smallest
-networks of YOLOv8 and YOLO11 run with each ``make test``; larger ones are marked slow, and so are those of YOLO26, whose
+networks of YOLOv8 and YOLO11 run with each ``make test``; marked slow are larger ones, and those of YOLO26, whose
 classifiers are YOLO11's layer by layer.
 """
 

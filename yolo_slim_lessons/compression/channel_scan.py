@@ -15,9 +15,13 @@ from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.graph import trace
 from yolo_slim_lessons.models import copy_model, input_format, logits
-from yolo_slim_lessons.pruning.channels import ChannelGroup, channel_groups, prune_channels
+from yolo_slim_lessons.pruning.channels import highest
 from yolo_slim_lessons.pruning.channels.budget import full_counts, layer_prices, rated_counts, smallest_counts
+from yolo_slim_lessons.pruning.channels.criteria import importance
+from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, channel_groups, check_prunable
+from yolo_slim_lessons.pruning.channels.surgery import remove_channels
 
 ROUND_TO = 8  # channels at a time, as prune_channels does
 BATCH = 256  # images at a time, at most
@@ -52,13 +56,16 @@ class ChannelScan:
         return rates
 
 
+@torch.no_grad()
 def scan_channels(model: ClassificationModel, split: Split, progress: bool = True) -> ChannelScan:
     """Narrow one family of layers at a time and see how far the answers on ``split`` move.
 
     BatchNorm normalizes by the images at hand: what outdated statistics would cost, ``reestimate_batchnorm`` mends.
     """
-    groups = channel_groups(model)
-    full = full_counts(groups)
+    check_prunable(model)
+    graph = trace(model)
+    groups = channel_groups(model, graph)
+    scores, full = importance(model, groups, graph=graph), full_counts(groups)
     families: dict[tuple[int, ...], str] = {}
     for group in groups:
         if group.prunable:
@@ -71,9 +78,10 @@ def scan_channels(model: ClassificationModel, split: Split, progress: bool = Tru
     for members, layer in tqdm(families.items(), "scan channels", disable=not progress, leave=False):
         kept, lost = [full[members[0]]], [0.0]
         for rate in (*TRIED_RATES, ALL):
-            count = rated_counts(groups, {layer: rate}, ROUND_TO)[members[0]]
+            tried = rated_counts(groups, {layer: rate}, ROUND_TO)
+            count = tried[members[0]]
             if count < kept[-1]:
-                narrow = prune_channels(model, {layer: rate}, round_to=ROUND_TO)
+                narrow = remove_channels(model, groups, highest(groups, scores, tried), graph)
                 moved = F.kl_div(_log_answers(narrow, split), expected, reduction="batchmean", log_target=True)
                 kept.append(count)
                 lost.append(max(moved.item(), lost[-1]))
@@ -117,7 +125,6 @@ def narrower_models(
         models.append(counts)
 
 
-@torch.no_grad()
 def _log_answers(model: ClassificationModel, split: Split) -> torch.Tensor:
     """Logarithms of the probabilities, N×classes, with BatchNorm by the statistics of each batch."""
     model = copy_model(model).eval().to(memory_format=torch.channels_last)

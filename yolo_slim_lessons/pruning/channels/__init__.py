@@ -17,10 +17,11 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.arguments import check_choice, check_positive_integer, check_rate
 from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.graph import trace
 from yolo_slim_lessons.models import copy_model, input_format
-from yolo_slim_lessons.pruning.channels.budget import rated_counts, searched_counts
-from yolo_slim_lessons.pruning.channels.criteria import importance
-from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part, channel_groups
+from yolo_slim_lessons.pruning.channels.budget import Counts, rated_counts, searched_counts
+from yolo_slim_lessons.pruning.channels.criteria import Importance, importance
+from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part, channel_groups, check_prunable
 from yolo_slim_lessons.pruning.channels.surgery import remove_channels
 from yolo_slim_lessons.pruning.weights import SCOPES
 
@@ -82,19 +83,26 @@ def prune_channels(
         >>> slim.count_parameters(prune_channels(nano, 0.5)) < 0.4 * slim.count_parameters(nano)
         True
     """
-    groups = channel_groups(model)
+    check_prunable(model)
+    graph = trace(model)
+    groups = channel_groups(model, graph)
     target, value = _checked_target(prune_rate, target_macs, target_parameters, scope, round_to)
-    scores = importance(model, groups, prune_type, calibration, seed)
+    scores = importance(model, groups, prune_type, calibration, seed, graph)
     if prune_rate is not None and scope == "layer":
         counts = rated_counts(groups, prune_rate, round_to)
     else:
         counts = searched_counts(model, groups, scores, target, value, scope, round_to, image_size)
-    keep = {
-        group.name: _highest(scores[group.name], int(count))
-        for group, count in zip(groups, counts, strict=True)
-        if group.prunable
-    }
-    return remove_channels(model, groups, keep).eval()
+    return remove_channels(model, groups, highest(groups, scores, counts), graph).eval()
+
+
+def highest(groups: list[ChannelGroup], scores: Importance, counts: Counts) -> dict[str, torch.Tensor]:
+    """The channels that stay: name of a group → bool, with ``counts``, one for each group, of the highest scores."""
+    keep = {}
+    for group, count in zip(groups, counts, strict=True):
+        if group.prunable:
+            keep[group.name] = torch.zeros(group.size, dtype=torch.bool)
+            keep[group.name][scores[group.name].argsort(descending=True, stable=True)[: int(count)]] = True
+    return keep
 
 
 def reestimate_batchnorm(model: ClassificationModel, split: Split, batch_size: int = 128) -> ClassificationModel:
@@ -118,12 +126,6 @@ def reestimate_batchnorm(model: ClassificationModel, split: Split, batch_size: i
     model = copy_model(model)
     update_bn(split.batches(batch_size, merge_single=True, **input_format(model)), model)
     return model.eval()
-
-
-def _highest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    keep = torch.zeros(len(scores), dtype=torch.bool)
-    keep[scores.argsort(descending=True, stable=True)[:count]] = True
-    return keep
 
 
 def _checked_target(prune_rate, target_macs, target_parameters, scope, round_to) -> tuple[str, float | Mapping]:

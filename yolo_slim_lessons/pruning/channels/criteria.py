@@ -17,7 +17,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.arguments import check_choice
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.graph import trace
+from yolo_slim_lessons.graph import Graph, trace
 from yolo_slim_lessons.models import copy_model, input_format, logits
 from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part
 
@@ -30,18 +30,22 @@ def importance(
     prune_type: str = "magnitude",
     calibration: Split | None = None,
     seed: int = 0,
+    graph: Graph | None = None,
 ) -> Importance:
-    """Score every channel of the groups that may be pruned; arguments and errors as of ``prune_channels``."""
+    """Score every channel of the groups that may be pruned; arguments and errors as of ``prune_channels``.
+
+    ``graph`` is ``trace(model)``, if it is at hand.
+    """
     check_choice("prune_type", prune_type, sorted(CRITERIA))
-    score = CRITERIA[prune_type](_Layers(model), calibration, seed)
+    score = CRITERIA[prune_type](_Layers(model, graph or trace(model)), calibration, seed)
     return {group.name: score(group) for group in groups if group.prunable}
 
 
 class _Layers:
     """The layers of a model by their names, and what stands behind each."""
 
-    def __init__(self, model: ClassificationModel):
-        self.model, graph = model, trace(model)
+    def __init__(self, model: ClassificationModel, graph: Graph):
+        self.model = model
         self.behind = {node.name: graph.behind(node.name) for node in graph.nodes if node.kind in ("conv", "linear")}
 
     def norm(self, layer: str) -> nn.BatchNorm2d:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.graph import Node, Walk, trace
+from yolo_slim_lessons.graph import Graph, Node, Walk, trace
 
 MADE_BY = {
     "image": "the colours of the image",
@@ -66,12 +66,13 @@ class ChannelGroup:
         )
 
 
-def channel_groups(model: ClassificationModel) -> list[ChannelGroup]:
+def channel_groups(model: ClassificationModel, graph: Graph | None = None) -> list[ChannelGroup]:
     """The tied channels of a classifier, in the order in which its forward pass makes them.
 
     Args:
         model: unfused, pruned before or not; of the families yolov8-cls, yolo11-cls or yolo26-cls, or of your own YAML
             file with the same parts.
+        graph: ``trace(model)``, if it is at hand.
 
     Raises:
         TypeError: not a classifier, or one with a part that is not understood; it is named with its place.
@@ -84,6 +85,14 @@ def channel_groups(model: ClassificationModel) -> list[ChannelGroup]:
           model.0.conv[0:16] → model.1.conv[0:16]
           one convolution makes them
     """
+    check_prunable(model)
+    graph, numbering = graph or trace(model), _Numbering(model)
+    numbering.run(graph, numbering.new(graph.nodes[0]))
+    return list(numbering.groups())
+
+
+def check_prunable(model: ClassificationModel) -> None:
+    """Raise an error unless ``model`` is a classifier with floats and BatchNorm; errors as of ``channel_groups``."""
     if not isinstance(model, ClassificationModel):
         raise TypeError(
             f"model is a {type(model).__name__}, not an image classifier: "
@@ -96,9 +105,6 @@ def channel_groups(model: ClassificationModel) -> list[ChannelGroup]:
             "model is fused: its BatchNorm layers are folded into the convolutions. Prune first, fuse later; "
             "load the checkpoint again if there is no unfused model left"
         )
-    graph, numbering = trace(model), _Numbering(model)
-    numbering.run(graph, numbering.new(graph.nodes[0]))
-    return list(numbering.groups())
 
 
 @dataclass

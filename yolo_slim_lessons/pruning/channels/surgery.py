@@ -17,7 +17,7 @@ from yolo_slim_lessons.pruning.channels.groups import ChannelGroup
 
 
 def remove_channels(
-    model: ClassificationModel, groups: list[ChannelGroup], keep: Mapping[str, torch.Tensor]
+    model: ClassificationModel, groups: list[ChannelGroup], keep: Mapping[str, torch.Tensor], graph: Graph | None = None
 ) -> ClassificationModel:
     """A copy of ``model`` without the channels that ``keep`` leaves out.
 
@@ -25,8 +25,9 @@ def remove_channels(
         model: unfused.
         groups: ``channel_groups(model)``.
         keep: name of a group → bool tensor with a number for each of its channels; other groups keep all.
+        graph: ``trace(model)``, if it is at hand.
     """
-    model, graph = copy_model(model), trace(model)
+    model, graph = copy_model(model), graph or trace(model)
     made = {name: torch.ones(layer.weight.shape[0], dtype=torch.bool) for name, layer in weight_layers(model)}
     read = {name: torch.ones(layer.weight.shape[1], dtype=torch.bool) for name, layer in weight_layers(model)}
     for group in groups:
