@@ -5,6 +5,7 @@ memory: a description can ask for nothing but a known architecture with fewer ch
 one's own.
 """
 
+import functools
 import re
 from itertools import zip_longest
 from pathlib import PureWindowsPath
@@ -14,7 +15,7 @@ from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.graph import trace
-from yolo_slim_lessons.models import check_classifier, image_size_of, new_model, values_of, weight_layers
+from yolo_slim_lessons.models import check_classifier, copy_model, image_size_of, new_model, values_of, weight_layers
 from yolo_slim_lessons.packing.integers import describe_integers, quantize_structure
 from yolo_slim_lessons.pruning.blocks import ACTIVATIONS, remove_bottlenecks, replace_activations, stacked_blocks
 from yolo_slim_lessons.pruning.channels.surgery import note_widths, select_channels
@@ -65,9 +66,9 @@ def build(description: dict) -> ClassificationModel:
         ValueError: a field is missing, of a wrong type or out of range, or the layers do not fit each other.
     """
     _check(description)
-    with torch.device("meta"):
-        names = tuple(description["class_names"])
-        model = new_model(f"{description['architecture']}.yaml", names, description["image_size"])
+    names = description["class_names"]
+    model = copy_model(_empty_network(description["architecture"], len(names)))
+    model.names, model.args["imgsz"] = dict(enumerate(names)), description["image_size"]
     model = replace_activations(model, description["activation"])
     model = remove_bottlenecks(model, _bottlenecks(model, description["bottlenecks"]))
     dtype = DTYPES[description["dtype"]]
@@ -94,6 +95,12 @@ def build(description: dict) -> ClassificationModel:
         if settings["activations"] is not None:
             round_inputs(model, float_format(settings["activations"]), settings["saturate"])
     return model
+
+
+@functools.lru_cache(maxsize=8)  # for Ultralytics counts operations whenever it builds a network, which takes longest
+def _empty_network(architecture: str, classes: int) -> ClassificationModel:
+    with torch.device("meta"):
+        return new_model(f"{architecture}.yaml", tuple(map(str, range(classes))))
 
 
 def _outline(model: ClassificationModel) -> list[str]:
