@@ -602,6 +602,16 @@ def test_whatever_is_cut_off_or_changed_is_refused_by_name(network, tmp_path):
     assert refused > 50
 
 
+@pytest.mark.parametrize("spoilt", [{"_buffers": set()}, {"_modules": {1: nn.Identity()}}, {"_parameters": None}])
+def test_a_network_of_parts_that_do_not_belong_together_is_refused_by_name(network, tmp_path, spoilt):
+    path = tmp_path / "best.pt"
+    network.model[1].cv1.__dict__.update(spoilt)
+    with pytest.raises(
+        ValueError, match=r"best\.pt is not a readable Ultralytics checkpoint: it cannot be read \(\w+Error"
+    ):
+        slim.load_model(save(path, {"model": network, "train_args": ARGS}))
+
+
 # YOLO objects
 
 

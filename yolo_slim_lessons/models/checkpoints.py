@@ -41,7 +41,7 @@ class OtherTaskError(Exception):
 
 
 def read_network(path: Path, trust: bool = False) -> nn.Module:
-    """The network in the checkpoint at ``path``, with ``args`` as Ultralytics attaches them.
+    """The network in the checkpoint at ``path``, in FP32, with ``args`` as Ultralytics attaches them.
 
     Args:
         path: of a file of any kind; it must end in ``.pt``, as Ultralytics requires.
@@ -114,7 +114,7 @@ def _read_trusted(path: Path) -> nn.Module:
 
 
 def _network_in(contents: object) -> nn.Module:
-    """The network, as Ultralytics would take it from the contents of a checkpoint."""
+    """The network in FP32, as Ultralytics would take it from the contents of a checkpoint."""
     if isinstance(contents, YOLO):
         contents = contents.model
     if isinstance(contents, nn.Module):
@@ -128,6 +128,7 @@ def _network_in(contents: object) -> nn.Module:
     for layer in network.modules():
         if hasattr(layer, "inplace"):
             layer.inplace = True
+    network.float().state_dict()  # fails here, and not later, if its parts do not belong together
     return network
 
 
