@@ -1,7 +1,7 @@
 """Damaged folders, checkpoints and packed files: each is read as what it was, or refused by one of our own sentences.
 
-A traceback from inside, or a result that is wrong, would be a fault. Some of the damages run with each ``make test``; all
-668 are marked slow.
+A traceback from inside, or a result that is wrong, would be a fault. Some of them are tried by each ``make test``; all
+668 together are marked slow.
 """
 
 import random

@@ -23,7 +23,7 @@ _HOMES = {
     "measurement": (
         "compare count_macs count_parameters evaluate layer_costs measure predict time_model wilson_interval"
     ),
-    "models": "load_model new_model save_model weight_layers",
+    "models": "adapt load_model new_model save_model weight_layers",
     "packing": "load_packed packed_sizes save_packed",
     "pruning.blocks": "remove_bottlenecks replace_activations",
     "pruning.channels": "channel_groups prune_channels reestimate_batchnorm",

@@ -101,7 +101,7 @@ def class_places(names: Sequence[str], known: Sequence[str], name: str = "data")
     raise ValueError(
         f"{name} has {len(names)} classes, model has {len(known)}: they must agree ({differences}). "
         "If these are other names of the same classes, set model.names, a mapping from label to name, to those of the "
-        "images; for other classes, give the model a new head with slim.new_head and train it"
+        "images; for other classes, give the model a new head with slim.adapt and train it"
     )
 
 

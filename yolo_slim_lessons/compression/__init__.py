@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.agreement import check_image_size, join_data
 from yolo_slim_lessons.compression.budgets import Budget
 from yolo_slim_lessons.compression.results import Compression, StageResult, Target
 from yolo_slim_lessons.compression.stages import STAGES, RecipeRun, packed_bytes, read_stages
@@ -21,7 +22,7 @@ from yolo_slim_lessons.data import ImageData
 from yolo_slim_lessons.deployment import onnx_runner
 from yolo_slim_lessons.distillation import check_teacher
 from yolo_slim_lessons.measurement import compare, count_macs, count_parameters, evaluate
-from yolo_slim_lessons.models import check_classifier, image_size_of
+from yolo_slim_lessons.models import as_classifier, image_size_of
 
 __all__ = ["STAGES", "Compression", "StageResult", "Target", "compress", "read_stages"]
 
@@ -70,7 +71,9 @@ def compress(
         >>> slim.compress(slim.load_model("nano"), data, recipe, progress=False).factor > 20
         True
     """
-    check_classifier(model)
+    model = as_classifier(model)
+    data = join_data(model, data)
+    check_image_size(model, data.val.images.shape[-2:], "data")
     if teacher is not None:
         check_teacher(model, teacher)
     folder = None if folder is None else Path(folder)

@@ -18,7 +18,7 @@ from yolo_slim_lessons.compression.channel_scan import ChannelScan, narrower_mod
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.deployment import onnx_runner
 from yolo_slim_lessons.measurement import time_model
-from yolo_slim_lessons.models import check_classifier, image_size_of
+from yolo_slim_lessons.models import as_classifier, image_size_of
 from yolo_slim_lessons.packing import packed_sizes
 from yolo_slim_lessons.pruning.channels import prune_channels
 from yolo_slim_lessons.pruning.channels.budget import layer_prices
@@ -102,7 +102,7 @@ def survey_layers(
         ValueError: bits or a number of images out of range, or whatever ``channel_groups`` objects to.
         TypeError: ``model`` is no classifier.
     """
-    check_classifier(model)
+    model = as_classifier(model)
     if isinstance(images, bool) or not isinstance(images, int) or min(images, len(split)) < 2:
         raise ValueError(f"images={images!r}, of {len(split)}: expected 2 or more, such as 256")
     some = split.take(min(images, len(split)))
@@ -139,6 +139,7 @@ def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> d
         >>> [name for stage in recipe["stages"] for name in stage]
         ['prune_channels', 'distill', 'train_quantized', 'round_biases']
     """
+    model = as_classifier(model)
     if not isinstance(budget, Budget):
         raise TypeError(f"budget={budget!r}: expected a Budget, such as Budget(target_bytes=50_000)")
     if budget.target_bytes is None and budget.target_latency is None:

@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.measurement import Scores, count_macs, count_parameters, evaluate, predict
-from yolo_slim_lessons.models import check_classifier, image_size_of
+from yolo_slim_lessons.models import as_classifier, image_size_of
 
 SURE = 0.9  # a probability from which on a reader takes an answer for certain
 NOISE_IMAGES = 200
@@ -52,7 +52,7 @@ def model_card(
         TypeError: ``model`` is no classifier.
         FileNotFoundError: one of ``files`` does not exist.
     """
-    check_classifier(model)
+    model = as_classifier(model)
     needed = {"name": name, "data_description": data_description, "licence": licence, "intended_use": intended_use}
     for argument, text in needed.items():
         if not text.strip():

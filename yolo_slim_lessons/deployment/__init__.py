@@ -15,12 +15,13 @@ import onnx
 import torch
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.agreement import check_image_size
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.deployment.onnx_graph import onnx_graph
-from yolo_slim_lessons.deployment.preprocessing import with_preprocessing
+from yolo_slim_lessons.deployment.preprocessing import with_preprocessing, with_softmax
 from yolo_slim_lessons.deployment.session import onnx_session, run_onnx
 from yolo_slim_lessons.files import write_atomically
-from yolo_slim_lessons.models import check_classifier, image_size_of
+from yolo_slim_lessons.models import as_classifier, class_names_of, image_size_of, input_format
 from yolo_slim_lessons.quantization import QuantizedLayer, quantize_integer
 from yolo_slim_lessons.quantization.few_bits import correct_biases
 
@@ -38,11 +39,13 @@ def export_onnx(
     bits: int | None = None,
     calibration: Split | torch.Tensor | None = None,
     preprocess: bool = False,
+    probabilities: bool = False,
 ) -> Path:
     """Write ``model`` as an ONNX file, as it is or quantized on the way.
 
     The graph reads ``images``, float N×3×H×W in 0…1, any N, and answers with ``logits``, N×classes. The file's metadata
-    hold ``class_names``, a list in JSON, and ``image_size``.
+    hold ``class_names``, a list in JSON, and ``image_size``; and what Ultralytics reads, so that with
+    ``probabilities=True`` ``YOLO(path)`` predicts and validates.
 
     What the file computes with follows from the model: FP32 for a float one; 8-bit integers (QDQ, see ``onnx_graph``)
     for one of ``quantize_integer`` with ``activation_bits``; floats from integer weights of 4, 8 or 16 bits for one
@@ -61,6 +64,9 @@ def export_onnx(
         preprocess: the graph reads ``pictures`` instead, uint8 N×H×W×3 in RGB, all of one size but of any, as a camera
             or PIL gives them, and answers with ``probabilities``. It resizes and cuts out as ``slim.load_images`` does.
 
+        probabilities: end with a softmax, as Ultralytics expects: it takes what a file answers for probabilities, and
+            would show logits as such. ``False`` by default, for from logits one can have both.
+
     Raises:
         TypeError: ``model`` is no classifier, or has a part that is not understood (named, with its place).
         ValueError: another ending, precision or number of bits, ``calibration`` missing or not used, or a quantized
@@ -73,10 +79,13 @@ def export_onnx(
         ...     [entry.name for entry in onnx_session(file).get_inputs()]
         ['images']
     """
+    model = as_classifier(model)
     path = Path(path)
     _check_arguments(model, path, precision, bits, calibration)
     size = image_size_of(model) if image_size is None else image_size
-    names = list(model.names.values())
+    check_image_size(model, (size, size), "image_size")
+    names = list(class_names_of(model).values())
+    channels = input_format(model)["channels"]
     if bits is not None and bits <= 4:
         model = quantize_integer(model, bits)
     elif bits is not None:
@@ -84,8 +93,13 @@ def export_onnx(
     graph = onnx_graph(model, size, precision)
     if preprocess:
         graph = with_preprocessing(graph, size)
+    elif probabilities:
+        graph = with_softmax(graph)
     graph.producer_name = "yolo_slim_lessons"
-    onnx.helper.set_model_props(graph, {"class_names": json.dumps(names), "image_size": str(size)})
+    ours = {"class_names": json.dumps(names), "image_size": size}
+    theirs = {"names": dict(enumerate(names)), "task": "classify", "imgsz": [size, size], "stride": 1, "batch": 1}
+    properties = ours | theirs | {"channels": channels}
+    onnx.helper.set_model_props(graph, {name: str(value) for name, value in properties.items()})
     onnx.checker.check_model(graph)
     write_atomically(path, lambda temporary: temporary.write_bytes(graph.SerializeToString()))
     return path
@@ -102,7 +116,6 @@ def onnx_runner(model: ClassificationModel) -> Callable[[torch.Tensor], torch.Te
 
 
 def _check_arguments(model, path: Path, precision, bits, calibration) -> None:
-    check_classifier(model)
     if path.suffix != ".onnx":
         raise ValueError(f"path={str(path)!r}: expected a name that ends in .onnx")
     if precision not in PRECISIONS:

@@ -46,9 +46,22 @@ def with_preprocessing(model: onnx.ModelProto, image_size: int) -> onnx.ModelPro
         model: a graph from ``images``, float N×3×S×S, to ``logits``.
         image_size: S.
     """
+    before = _parsed(BEFORE.format(size=image_size), model)
+    return with_softmax(compose.merge_models(before, model, [("images", "images")]))
+
+
+def with_softmax(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph that answers with ``probabilities``, N×classes, instead of ``logits``, in a copy."""
     classes = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    head = f'<ir_version: {model.ir_version}, opset_import: ["": {model.opset_import[0].version}]>'
-    before = parser.parse_model(head + BEFORE.format(size=image_size))
-    after = parser.parse_model(head + AFTER.format(classes=classes))
-    whole = compose.merge_models(before, model, [("images", "images")])
-    return compose.merge_models(whole, after, [("logits", "logits")])
+    whole = compose.merge_models(model, _parsed(AFTER.format(classes=classes), model), [("logits", "logits")])
+    # Ultralytics takes a named number of images for a sign that height and width may vary, too, and resizes to 640.
+    for end in (*whole.graph.input, *whole.graph.value_info, *whole.graph.output):
+        end.type.tensor_type.shape.dim[0].ClearField("dim_param")
+    return whole
+
+
+def _parsed(text: str, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph of ``text``, of the same versions as ``model``."""
+    return parser.parse_model(
+        f'<ir_version: {model.ir_version}, opset_import: ["": {model.opset_import[0].version}]>' + text
+    )

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.agreement import join_data
 from yolo_slim_lessons.arguments import check_choice
 from yolo_slim_lessons.data import ImageData
 from yolo_slim_lessons.distillation.cache import CachedSplit, TeacherCache, cache_teacher
@@ -28,7 +29,7 @@ from yolo_slim_lessons.distillation.losses import (
 )
 from yolo_slim_lessons.distillation.unlabelled import hide_labels, with_unlabelled
 from yolo_slim_lessons.files import fingerprint
-from yolo_slim_lessons.models import copy_model, device_of, logits
+from yolo_slim_lessons.models import as_classifier, copy_model, device_of, logits
 from yolo_slim_lessons.training import fit
 
 __all__ = [
@@ -102,6 +103,9 @@ def distill(
         >>> data = slim.load_images("fashion-mnist").take(train=200, val=100)
         >>> learned = slim.distill(small, teacher, data, temperature=4.0, alpha=0.9, epochs=1, progress=False)
     """
+    student = as_classifier(student, "student")
+    teacher = as_classifier(teacher, "teacher")
+    data = join_data(student, data)
     check_numbers(temperature=temperature, alpha=alpha, beta=beta, feature_weight=feature_weight)
     check_choice("method", method, METHODS)
     if layers is not None and method not in FEATURE_LOSSES:

@@ -14,11 +14,12 @@ import torch
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.agreement import check_image_size
 from yolo_slim_lessons.arguments import check_positive_integer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.data.splits import batch_places, formatted
 from yolo_slim_lessons.data.stored import Images, read
-from yolo_slim_lessons.models import copy_model, input_format, logits
+from yolo_slim_lessons.models import as_classifier, copy_model, input_format, logits
 from yolo_slim_lessons.training import augmented
 
 
@@ -73,6 +74,8 @@ def cache_teacher(
     Raises:
         ValueError: ``versions`` is no positive integer, or more than one without augmentation.
     """
+    teacher = as_classifier(teacher, "teacher")
+    check_image_size(teacher, split.images.shape[-2:])
     check_positive_integer("versions", versions)
     if not augment and versions > 1:
         raise ValueError(f"versions={versions!r}, augment=False: unchanged images have one version only")

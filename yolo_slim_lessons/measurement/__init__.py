@@ -20,7 +20,7 @@ from yolo_slim_lessons.measurement.size import (
     weight_bytes,
 )
 from yolo_slim_lessons.measurement.timing import Comparison, Latency, compare, time_model
-from yolo_slim_lessons.models import image_size_of, layers_of_this_package
+from yolo_slim_lessons.models import as_network, image_size_of, layers_of_this_package
 
 __all__ = [
     "ClassScores",
@@ -96,15 +96,32 @@ class Scorecard:
 
 
 def measure(model: nn.Module, split: Split | None = None, repeats: int = 50, progress: bool = True) -> Scorecard:
-    """The scorecard of ``model``: scores on ``split`` if given, counts, bytes, and latency at batch 1."""
+    """The scorecard of ``model``: scores on ``split`` if given, counts, bytes, and latency at batch 1.
+
+    MACs and latency hold for the image size that the model was trained for; for that of ``split`` if it does not say.
+
+    Raises:
+        ValueError: the model does not say its image size and there is no ``split``, or as of ``evaluate``.
+    """
+    model = as_network(model)
+    size = _image_size(model, split)
     return Scorecard(
         scores=None if split is None else evaluate(model, split, progress=progress),
         parameters=count_parameters(model),
         nonzero_parameters=count_parameters(model, nonzero=True),
-        macs=count_macs(model),
+        macs=count_macs(model, size),
         bytes=weight_bytes(model),
         checkpoint_bytes=None if layers_of_this_package(model) else checkpoint_bytes(model),
-        latency_ms=time_model(model, repeats=repeats),
-        image_size=image_size_of(model),
+        latency_ms=time_model(model, image_size=size, repeats=repeats),
+        image_size=size,
         quantized_bytes=quantized_bytes(model),
     )
+
+
+def _image_size(model: nn.Module, split: Split | None) -> int:
+    try:
+        return image_size_of(model)
+    except ValueError:
+        if split is None:
+            raise
+        return split.images.shape[-1]

@@ -12,8 +12,9 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import nn
 from tqdm.auto import tqdm
 
+from yolo_slim_lessons.agreement import check_image_size, join_split
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.models import copy_model, input_format, logits
+from yolo_slim_lessons.models import as_network, copy_model, input_format, logits
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Scores:
     Attributes:
         top1: share of images whose highest score is the right class, 0…1.
         interval: Wilson's 95 % interval of ``top1`` (Wilson, 1927): what other images of the same kind could give.
-        precision, recall, f1: means over the classes, each class counting the same (macro).
+        precision, recall, f1: means over the classes that have images, each class counting the same (macro).
         per_class: one for each class, in the order of the labels.
         confusion: counts, int64 array classes×classes; row is the true class, column the predicted one.
     """
@@ -74,6 +75,8 @@ def predict(model: nn.Module, split: Split, batch_size: int = 128, progress: boo
 
     ``model`` computes where it is and in its own number type; the answers are with the labels of ``split``.
     """
+    model = as_network(model)
+    check_image_size(model, split.images.shape[-2:])
     fast = _ready_for_speed(model)
     with (
         torch.inference_mode(),
@@ -99,10 +102,12 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 128, progress: bo
     """Count right and wrong answers of ``model`` on every image of ``split``.
 
     Raises:
-        ValueError: the split is empty, or holds labels that the model does not know.
+        ValueError: the split is empty, or has classes or labels that the model does not know.
     """
+    model = as_network(model)
     if len(split) == 0:
         raise ValueError("split is empty: expected at least one image")
+    split = join_split(model, split)
     unknown = split.labels[(split.labels < 0) | (split.labels >= len(model.names))]
     if len(unknown):
         raise ValueError(f"split has label {unknown[0]}, but the model knows the labels 0 to {len(model.names) - 1}")
@@ -115,14 +120,15 @@ def score(labels: np.ndarray, predicted: np.ndarray, class_names: tuple[str, ...
     indices = range(len(class_names))
     # A class that is never predicted has precision 0 here, without a warning.
     columns = precision_recall_fscore_support(labels, predicted, labels=indices, zero_division=0)
-    precision, recall, f1, _ = columns
+    precision, recall, f1, images = columns
+    present = images > 0
     correct = int((labels == predicted).sum())
     return Scores(
         top1=correct / len(labels),
         interval=wilson_interval(correct, len(labels)),
-        precision=precision.mean().item(),
-        recall=recall.mean().item(),
-        f1=f1.mean().item(),
+        precision=precision[present].mean().item(),
+        recall=recall[present].mean().item(),
+        f1=f1[present].mean().item(),
         per_class=tuple(map(ClassScores, class_names, *(column.tolist() for column in columns))),
         confusion=confusion_matrix(labels, predicted, labels=indices),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from yolo_slim_lessons.models import blank_images, copy_model, save_model, values_of, weight_layers
+from yolo_slim_lessons.models import as_network, blank_images, copy_model, save_model, values_of, weight_layers
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class LayerCost:
 
 def count_parameters(model: nn.Module, nonzero: bool = False) -> int:
     """Number of weights, biases and BatchNorm factors; with ``nonzero`` only those that are not exactly zero."""
+    model = as_network(model)
     return sum(int(p.count_nonzero()) if nonzero else p.numel() for p in values_of(model))
 
 
@@ -42,6 +43,7 @@ def layer_costs(model: nn.Module, image_size: int | None = None) -> list[LayerCo
     A convolution multiplies each of its weights once per output position: MACs = weights × height × width.
     BatchNorm folds into the convolution in front of it, and activations and additions are few, so they count nothing.
     """
+    model = as_network(model)
     shapes: dict[str, tuple[int, ...]] = {}
     model = copy_model(model).eval()
     for name, layer in weight_layers(model):
@@ -60,6 +62,7 @@ def layer_costs(model: nn.Module, image_size: int | None = None) -> list[LayerCo
 
 def count_macs(model: nn.Module, image_size: int | None = None) -> int:
     """Multiply-accumulate operations for one image; ``image_size`` defaults to what the model was trained for."""
+    model = as_network(model)
     return sum(cost.macs for cost in layer_costs(model, image_size))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from yolo_slim_lessons.models import copy_model, image_size_of, input_format
+from yolo_slim_lessons.models import as_network, copy_model, image_size_of, input_format
 from yolo_slim_lessons.threads import cores_are_busy
 
 
@@ -113,6 +113,7 @@ def _time_in_turns(models, batch_size, image_size, repeats, warmup, threads) -> 
     for name, value in zip(least, (batch_size, image_size, repeats, warmup, threads), strict=True):
         if value is not None and value < least[name]:
             raise ValueError(f"{name}={value!r}: expected {least[name]} or more")
+    models = [as_network(model) if isinstance(model, torch.nn.Module) else model for model in models]
     image_size = image_size_of(models[0]) if image_size is None else image_size
     # In training mode a forward pass changes BatchNorm's statistics: such a model is timed as a copy in eval mode.
     models = [copy_model(model).eval() if getattr(model, "training", False) else model for model in models]

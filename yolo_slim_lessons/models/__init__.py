@@ -28,6 +28,7 @@ from yolo_slim_lessons.models.checkpoints import read_network
 from yolo_slim_lessons.models.checks import (
     USE_A_CLASSIFIER,
     as_classifier,
+    as_network,
     check_classifier,
     check_finite,
     class_names_of,
@@ -45,6 +46,7 @@ from yolo_slim_lessons.models.description import (
 
 __all__ = [
     "as_classifier",
+    "as_network",
     "blank_images",
     "check_classifier",
     "check_finite",
@@ -98,6 +100,43 @@ def new_model(architecture: str, class_names: tuple[str, ...], image_size: int =
     model.task = "classify"
     model.args = {"task": "classify", "imgsz": image_size}
     return model.eval()
+
+
+def adapt(
+    model: ClassificationModel, class_names: tuple[str, ...], image_size: int | None = None, seed: int = 0
+) -> ClassificationModel:
+    """A copy of ``model`` for other classes: all layers as they were, but the last one new and random.
+
+    A network that was trained on other images starts with what it knows about edges and shapes. A model that knows just
+    these classes, in this order, keeps its last layer.
+
+    Args:
+        model: what to start from; it is left alone.
+        class_names: one name per label, in the order of the labels.
+        image_size: pixels a side from now on; convolutions take any. ``None`` leaves it as it was.
+        seed: of the new layer's weights.
+
+    Raises:
+        ValueError: fewer than two classes.
+        TypeError: ``model`` is no classifier.
+
+    Example:
+        >>> adapt(load_model("nano"), ("defective", "sound")).model[-1].linear.out_features
+        2
+    """
+    model = as_classifier(model)
+    if len(class_names) < 2:
+        raise ValueError(f"class_names={class_names!r}: expected two or more")
+    adapted = copy_model(model)
+    if tuple(model.names.values()) != tuple(class_names):
+        head = adapted.model[-1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            head.linear = nn.Linear(head.linear.in_features, len(class_names)).to(device_of(model))
+        adapted.names = dict(enumerate(class_names))
+        adapted.yaml = {**adapted.yaml, "nc": len(class_names)}
+    adapted.args = {"task": "classify", "imgsz": image_size or image_size_of(model)}
+    return adapted.eval()
 
 
 def load_model(
@@ -186,9 +225,12 @@ def save_model(model: ClassificationModel, path: str | Path, precision: str = "f
     if precision not in ("fp32", "fp16"):
         raise ValueError(f"precision={precision!r}: expected 'fp32' or 'fp16'")
     names = class_names_of(model)
-    check_finite(model)
     model = copy_model(model).to(memory_format=torch.contiguous_format).requires_grad_(False)
     model = model.half() if precision == "fp16" else model.float()
+    if precision == "fp16" and not all(tensor.isfinite().all() for tensor in values_of(model)):
+        raise ValueError(
+            "precision='fp16': model has weights above 65,504, the largest number of FP16; expected 'fp32'"
+        )
     for attribute in ("pt_path", "criterion"):  # leftovers of loading and training; the first is a path of this machine
         model.__dict__.pop(attribute, None)
     model.names = names

@@ -124,7 +124,9 @@ def _network_in(contents: object) -> nn.Module:
     if network is None:
         raise UnreadableError(what_it_holds(contents))
     settings = contents.get("train_args") or {}
-    network.args = {**DEFAULT_CFG_DICT, **(settings if isinstance(settings, dict) else vars(settings))}
+    # Ultralytics' default image size is that of detectors: a file that does not say its own says none.
+    defaults = {name: value for name, value in DEFAULT_CFG_DICT.items() if name != "imgsz"}
+    network.args = {**defaults, **(settings if isinstance(settings, dict) else vars(settings))}
     for layer in network.modules():
         if hasattr(layer, "inplace"):
             layer.inplace = True

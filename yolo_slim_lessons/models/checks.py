@@ -16,20 +16,21 @@ from yolo_slim_lessons.models.description import weight_layers
 USE_A_CLASSIFIER = "use a -cls model, such as yolov8n-cls.pt"
 
 
-def as_classifier(model: object, name: str = "model") -> ClassificationModel:
-    """The classifier in what people hand over: itself, or the one in a ``YOLO`` object or behind ``torch.compile``.
+def as_network(model: object, name: str = "model") -> nn.Module:
+    """The network in what people hand over: itself, or the one in a ``YOLO`` object or behind ``torch.compile``.
 
     Args:
-        model: what was passed for argument ``name``. The classifier in it is returned, not a copy.
+        model: what was passed for argument ``name``. The network in it is returned, not a copy.
         name: of the argument, or what else a message shall call the model.
 
     Raises:
-        TypeError: ``model`` is no classifier; the message says what it is and the way out.
-        ValueError: layers of it are under masks or other parametrizations, or hold PyTorch's own integers.
+        TypeError: ``model`` is no network; the message says what it is and the way out.
+        ValueError: layers of it are under masks or other parametrizations, hold PyTorch's own integers, or numbers that
+            are not finite.
 
     Example:
         >>> yolo = YOLO("yolov8n-cls.yaml", verbose=False)
-        >>> as_classifier(yolo) is yolo.model
+        >>> as_network(yolo) is yolo.model
         True
     """
     if isinstance(model, YOLO) and not isinstance(model.model, nn.Module):
@@ -41,8 +42,17 @@ def as_classifier(model: object, name: str = "model") -> ClassificationModel:
     for wrapper in ("_orig_mod", "module"):  # of torch.compile; of nn.DataParallel
         if isinstance(given, nn.Module) and not isinstance(given, ClassificationModel):
             given = getattr(given, wrapper, given)
-    check_classifier(given, f"{name}: the YOLO object" if isinstance(model, YOLO) else name)
+    if not isinstance(given, nn.Module) or isinstance(given, torch.jit.ScriptModule):
+        check_classifier(given, name)
     _check_layers(given, name)
+    check_finite(given, name)
+    return given
+
+
+def as_classifier(model: object, name: str = "model") -> ClassificationModel:
+    """The classifier in what people hand over; arguments and errors as of ``as_network``, and no other network."""
+    given = as_network(model, name)
+    check_classifier(given, f"{name}: the YOLO object" if isinstance(model, YOLO) else name)
     return given
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
+from ultralytics import YOLO
 
 
 def image_size_of(model: nn.Module) -> int:
@@ -19,8 +20,13 @@ def image_size_of(model: nn.Module) -> int:
     """
     args = getattr(model, "args", None)
     size = args.get("imgsz") if isinstance(args, dict) else getattr(args, "imgsz", None)
+    if isinstance(size, list | tuple) and len(set(size)) == 1:
+        size = size[0]
     if not isinstance(size, int):
-        raise ValueError(f"the model's image size is {size!r}: pass image_size=, such as 64")
+        raise ValueError(
+            f"the model's image size is {size!r}: expected the pixels a side that it was trained for. Say so with "
+            'model.args = {"imgsz": 64}, or whatever it was; models for other shapes than squares are not understood'
+        )
     return size
 
 
@@ -73,7 +79,7 @@ def weight_layers(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d | nn.Linear
         >>> name, tuple(layer.weight.shape)
         ('model.0.conv', (16, 3, 3, 3))
     """
-    for name, layer in model.named_modules():
+    for name, layer in (model.model if isinstance(model, YOLO) else model).named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             yield name, layer
 

@@ -14,6 +14,7 @@ import torch
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.files import write_atomically
+from yolo_slim_lessons.models import as_classifier
 from yolo_slim_lessons.packing import container
 from yolo_slim_lessons.packing.entropy_coder import entropy_bits
 from yolo_slim_lessons.packing.integers import join_grids, stored_tensors
@@ -107,6 +108,7 @@ def save_packed(model: ClassificationModel, path: str | Path) -> Path:
         ...     save_packed(model, Path(folder) / "nano.slim").stat().st_size < 1_300_000
         True
     """
+    model = as_classifier(model)
     path = _slim_path(path)
     data = _packed(model)
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
@@ -143,7 +145,7 @@ def packed_sizes(source: ClassificationModel | str | Path) -> PackedSizes:
         As ``load_packed``, or as ``save_packed``.
     """
     if not isinstance(source, str | Path):
-        return _sizes(_packed(source))
+        return _sizes(_packed(as_classifier(source, "source")))
     with _contents(source) as data:
         return _sizes(data)
 

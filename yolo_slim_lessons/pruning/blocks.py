@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.arguments import check_choice
 from yolo_slim_lessons.graph import Graph, trace
-from yolo_slim_lessons.models import check_classifier, copy_model
+from yolo_slim_lessons.models import as_classifier, copy_model
 from yolo_slim_lessons.pruning.channels.surgery import select_channels
 
 ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU, "hardswish": nn.Hardswish}
@@ -40,7 +40,7 @@ def replace_activations(model: ClassificationModel, activation: str = "relu") ->
         >>> slim.replace_activations(slim.load_model("nano")).model[0].act
         ReLU()
     """
-    check_classifier(model)
+    model = as_classifier(model)
     check_choice("activation", activation, sorted(ACTIVATIONS))
     model = copy_model(model)
     for name, block in model.named_modules():
@@ -81,7 +81,7 @@ def remove_bottlenecks(model: ClassificationModel, keep: Mapping[str, int]) -> C
         >>> [len(shallow.model[number].m) for number in (2, 4, 6, 8)]
         [0, 1, 2, 1]
     """
-    check_classifier(model)
+    model = as_classifier(model)
     model = copy_model(model)
     blocks = stacked_blocks(model)
     for name, count in keep.items():

@@ -17,7 +17,7 @@ from torch import nn
 
 from yolo_slim_lessons.arguments import check_layer_names, check_positive_integer, check_rate, value_of_each_layer
 from yolo_slim_lessons.data import ImageData
-from yolo_slim_lessons.models import copy_model, weight_layers
+from yolo_slim_lessons.models import as_classifier, as_network, copy_model, weight_layers
 from yolo_slim_lessons.training import fit
 
 PRUNE_TYPES = ("magnitude", "random")
@@ -65,6 +65,7 @@ def prune_weights(
         >>> prune_weights(layer, prune_rate=0.5)[0].weight.tolist()
         [[0.30000001192092896, 0.0, 0.0, -0.4000000059604645]]
     """
+    model = as_network(model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model={model!r}: expected a network, such as slim.load_model('nano')")
     if prune_type not in PRUNE_TYPES:
@@ -163,6 +164,7 @@ def prune_gradually(
         >>> bool((pruned.model[7].conv.weight == 0).float().mean() > 0.79)
         True
     """
+    model = as_classifier(model)
     layers = None if layers is None else list(layers)
     for step, rate in enumerate(gradual_rates(prune_rate, steps)):
         pruned = prune_weights(model, rate, prune_type, scope, layers=layers, seed=seed)

@@ -14,7 +14,7 @@ from torch import nn
 from yolo_slim_lessons.arguments import check_choice, value_of_each_layer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Graph, replace_module, trace
-from yolo_slim_lessons.models import check_classifier, copy_model, device_of, weight_layers
+from yolo_slim_lessons.models import as_network, check_classifier, copy_model, device_of, weight_layers
 from yolo_slim_lessons.quantization.calibration import RANGES, choose_grid
 from yolo_slim_lessons.quantization.folding import fold_batchnorm
 from yolo_slim_lessons.quantization.grids import IntegerGrid, check_bits
@@ -83,6 +83,7 @@ def quantize_integer(
         >>> quantize_integer(layer, bits=4, weight_ranges="minmax")[0].integers.tolist()
         [[3, -7, 1]]
     """
+    model = as_network(model)
     _check_arguments(model, activation_bits, calibration, granularity, ranges, weight_ranges)
     bits_of_layer = value_of_each_layer("bits", bits, [name for name, _ in weight_layers(model)], check_bits)
     quantized = fold_batchnorm(model)
@@ -117,6 +118,7 @@ def dequantize(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: activations are quantized too; ordinary layers cannot do that.
     """
+    model = as_network(model)
     copy = copy_model(model)
     for name, layer in list(copy.named_modules()):
         if isinstance(layer, QuantizedActivation):

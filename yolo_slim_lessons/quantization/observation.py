@@ -9,10 +9,13 @@ import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
+from yolo_slim_lessons.agreement import check_image_size, check_square
 from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.data.splits import check_pixels
 from yolo_slim_lessons.graph import Execution, Graph, Node
 from yolo_slim_lessons.models import input_format
 from yolo_slim_lessons.quantization.calibration import Histogram
@@ -33,7 +36,7 @@ def observe_inputs(
         histograms: ``False`` to spare the second pass and return only the extremes (smallest, largest).
 
     Raises:
-        ValueError: no image, or NaN or infinity in one.
+        As of ``image_batches``.
     """
     names = list(names)
 
@@ -125,22 +128,54 @@ def _union(first: tuple[float, float], second: tuple[float, float]) -> tuple[flo
 def image_batches(
     images: Split | torch.Tensor, batch_size: int = 128, model: nn.Module | None = None
 ) -> Iterator[torch.Tensor]:
-    """Float images 0…1, ``batch_size`` at a time, as ``model`` reads them; errors as for ``observe_inputs``.
+    """Float images 0…1, ``batch_size`` at a time, as ``model`` reads them.
 
     Without a ``model`` they are float32 with three channels, in the machine's memory.
+
+    Raises:
+        TypeError: neither a ``Split`` nor a tensor.
+        ValueError: no image, no square ones, another shape than N×3×H×W, or numbers that are not in 0…1.
     """
-    if isinstance(images, torch.Tensor) and images.dim() == 4:
-        if images.is_floating_point() and not images.isfinite().all():
-            raise ValueError("calibration holds NaN or infinity: expected images with numbers 0 to 1")
-    elif not isinstance(images, Split):
-        raise TypeError(f"calibration is a {type(images).__name__}: expected a Split or a tensor of images N×3×H×W")
-    if len(images) == 0:
-        raise ValueError("calibration is empty: expected some hundred training images")
+    check_calibration(images)
     what = {} if model is None else input_format(model)
+    if model is not None:
+        shape = images.images.shape if isinstance(images, Split) else images.shape
+        check_image_size(model, shape[-2:], "calibration", "ranges that are measured on it hold for that size")
     if isinstance(images, Split) or images.dtype == torch.uint8:
         split = images if isinstance(images, Split) else Split(images, torch.zeros(len(images), dtype=torch.int64))
-        yield from (batch for batch, _ in split.batches(batch_size, **what))
-        return
-    for batch in images.split(batch_size):
-        batch = batch.to(device=what.get("device"), dtype=what.get("dtype"))
-        yield batch.contiguous(memory_format=torch.channels_last)
+        return (batch for batch, _ in split.batches(batch_size, **what))
+    return (
+        batch.to(device=what.get("device"), dtype=what.get("dtype")).contiguous(memory_format=torch.channels_last)
+        for batch in images.split(batch_size)
+    )
+
+
+def check_calibration(images: object) -> None:
+    """Raise an error unless ``images``, the value of an argument ``calibration``, are as ``image_batches`` says."""
+    if isinstance(images, Split):
+        shape = images.images.shape
+    elif isinstance(images, torch.Tensor) and images.is_floating_point():
+        shape = images.shape
+        if len(shape) == 3:
+            raise ValueError(f"calibration has shape {tuple(shape)}: calibration[None] is a batch of one image")
+        if len(shape) != 4 or shape[1] not in (1, 3):
+            raise ValueError(f"calibration has shape {tuple(shape)}: expected N×3×H×W")
+        if not images.isfinite().all():
+            raise ValueError("calibration holds NaN or infinity: expected images with numbers 0 to 1")
+        if images.numel() and not 0 <= images.min() <= images.max() <= 1:
+            raise ValueError(
+                f"calibration holds numbers from {images.min():.4g} to {images.max():.4g}: expected 0 to 1, as the "
+                "model reads them. Bytes may stay uint8, or be divided by 255; what else was done must be undone"
+            )
+    else:
+        if not isinstance(images, torch.Tensor):
+            array = isinstance(images, np.ndarray)
+            way = "; torch.from_numpy(array) makes one, with channels in front" if array else ""
+            raise TypeError(
+                f"calibration is a {type(images).__name__}: expected a Split or a tensor of images N×3×H×W{way}"
+            )
+        check_pixels(images, "calibration")
+        shape = images.shape
+    if shape[0] == 0:
+        raise ValueError("calibration is empty: expected some hundred training images")
+    check_square(shape[-2:], "calibration")

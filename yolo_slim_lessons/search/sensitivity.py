@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.measurement import evaluate
+from yolo_slim_lessons.models import as_network
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def sensitivity(
         >>> scan.top1.shape
         (1, 2)
     """
+    model = as_network(model)
     layers, rates = tuple(layers), tuple(rates)
     if not layers or not rates:
         raise ValueError(f"layers={layers!r}, rates={rates!r}: expected at least one of each")

@@ -20,7 +20,7 @@ from yolo_slim_lessons.agreement import check_image_size, join_data
 from yolo_slim_lessons.data import ImageData, Split, as_floats
 from yolo_slim_lessons.data.splits import batch_places
 from yolo_slim_lessons.files import fingerprint
-from yolo_slim_lessons.models import input_format, logits, weight_layers
+from yolo_slim_lessons.models import as_classifier, input_format, logits, weight_layers
 from yolo_slim_lessons.training.augmentation import augmented, blending
 from yolo_slim_lessons.training.state import TrainingState
 
@@ -96,6 +96,7 @@ def fit(
             ``checkpoint`` is damaged, of an older version or of another training, or the loss is no longer a finite
             number (with the epoch; the checkpoint of the epoch before stays).
     """
+    model = as_classifier(model)
     _check_numbers(epochs, batch_size, learning_rate, weight_decay, mixup, cutmix, average)
     data = join_data(model, data)
     _check_model_and_data(model, data, loss)

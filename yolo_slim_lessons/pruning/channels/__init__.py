@@ -15,10 +15,11 @@ import torch
 from torch.optim.swa_utils import update_bn
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.agreement import check_image_size
 from yolo_slim_lessons.arguments import check_choice, check_positive_integer, check_rate
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import trace
-from yolo_slim_lessons.models import copy_model, input_format
+from yolo_slim_lessons.models import as_classifier, as_network, copy_model, input_format
 from yolo_slim_lessons.pruning.channels.budget import Counts, rated_counts, searched_counts
 from yolo_slim_lessons.pruning.channels.criteria import Importance, importance
 from yolo_slim_lessons.pruning.channels.groups import ChannelGroup, Part, channel_groups, check_prunable
@@ -83,6 +84,7 @@ def prune_channels(
         >>> slim.count_parameters(prune_channels(nano, 0.5)) < 0.4 * slim.count_parameters(nano)
         True
     """
+    model = as_classifier(model)
     check_prunable(model)
     graph = trace(model)
     groups = channel_groups(model, graph)
@@ -119,8 +121,10 @@ def reestimate_batchnorm(model: ClassificationModel, split: Split, batch_size: i
     Raises:
         ValueError: the split is empty, or the model has no BatchNorm.
     """
+    model = as_network(model)
     if len(split) == 0:
         raise ValueError("split is empty: expected some hundred training images")
+    check_image_size(model, split.images.shape[-2:])
     if not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules()):
         raise ValueError("model has no BatchNorm layers, perhaps because it is fused: expected an unfused one")
     model = copy_model(model)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.agreement import check_image_size, join_split
 from yolo_slim_lessons.arguments import check_choice
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Graph, trace
@@ -114,6 +115,8 @@ def _taylor(layers: _Layers, calibration: Split | None, seed: int) -> Callable:
     """
     if calibration is None:
         raise ValueError("calibration=None: prune_type='taylor' needs labelled images, such as data.train.take(500)")
+    calibration = join_split(layers.model, calibration, "calibration")
+    check_image_size(layers.model, calibration.images.shape[-2:], "calibration")
     model = copy_model(layers.model).eval().requires_grad_(False)
     norms = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
     factors = [factor.requires_grad_() for norm in norms.values() for factor in (norm.weight, norm.bias)]

@@ -15,6 +15,7 @@ from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.graph import Graph, Node, Walk, trace
+from yolo_slim_lessons.models import as_classifier
 
 MADE_BY = {
     "image": "the colours of the image",
@@ -85,6 +86,7 @@ def channel_groups(model: ClassificationModel, graph: Graph | None = None) -> li
           model.0.conv[0:16] → model.1.conv[0:16]
           one convolution makes them
     """
+    model = as_classifier(model)
     check_prunable(model)
     graph, numbering = graph or trace(model), _Numbering(model)
     numbering.run(graph, numbering.new(graph.nodes[0]))

@@ -14,9 +14,10 @@ from numbers import Real
 import torch
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.agreement import join_data
 from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.distillation import distill
-from yolo_slim_lessons.models import check_classifier, weight_layers
+from yolo_slim_lessons.models import as_classifier, weight_layers
 from yolo_slim_lessons.quantization import QuantizedLayer, quantize_integer
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
 from yolo_slim_lessons.quantization.few_bits.straight_through import RoundedWeight, finished, trainable
@@ -80,7 +81,8 @@ def train_quantized(
         >>> data = slim.load_images("fashion-mnist").take(train=200, val=100)
         >>> small = slim.train_quantized(slim.load_model("nano"), data, bits=3, epochs=1, progress=False)
     """
-    check_classifier(model)
+    model = as_classifier(model)
+    data = join_data(model, data)
     if fit_options.get("bfloat16"):
         raise ValueError("bfloat16=True would round what is rounded already: expected bfloat16=False")
     if isinstance(bit_price, bool) or not isinstance(bit_price, Real) or not 0 <= bit_price < math.inf:

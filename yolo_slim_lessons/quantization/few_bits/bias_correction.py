@@ -15,7 +15,7 @@ from torch import nn
 
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Node
-from yolo_slim_lessons.models import copy_model
+from yolo_slim_lessons.models import as_network, copy_model
 from yolo_slim_lessons.quantization import QuantizedLayer
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
 from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, stored_images
@@ -46,6 +46,8 @@ def correct_biases(quantized: nn.Module, model: nn.Module, calibration: Split | 
         >>> rounded = slim.quantize_integer(model, bits=4, granularity="tensor")
         >>> corrected = slim.correct_biases(rounded, model, data.train.take(64))
     """
+    quantized = as_network(quantized, "quantized")
+    model = as_network(model)
     original = float_original(quantized, model)
     images = stored_images(calibration, original)
     means, graph = _ChannelMeans(original), graph_of(original, images[:1])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.models import check_classifier, copy_model, weight_layers
+from yolo_slim_lessons.models import as_classifier, copy_model, weight_layers
 from yolo_slim_lessons.quantization.floats import FloatFormat, round_to_format
 
 
@@ -31,7 +31,7 @@ def round_biases(model: ClassificationModel, format: str | FloatFormat = "bf16")
         >>> slim.packed_sizes(round_biases(quantized)).file < slim.packed_sizes(quantized).file
         True
     """
-    check_classifier(model)
+    model = as_classifier(model)
     if any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules()):
         raise ValueError("model has BatchNorm, whose shifts are its biases: fold it first, as quantize_integer does")
     model = copy_model(model)

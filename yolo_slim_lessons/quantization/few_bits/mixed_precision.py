@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.distillation import soft_target_loss
-from yolo_slim_lessons.models import logits, weight_layers
+from yolo_slim_lessons.models import as_network, logits, weight_layers
 from yolo_slim_lessons.quantization import fold_batchnorm, quantize_integer
 from yolo_slim_lessons.quantization.observation import image_batches
 
@@ -64,6 +64,7 @@ def bit_sensitivity(
     Raises:
         ValueError: no bits, bits that are no integers from 2 to 16, no image, or NaN in one.
     """
+    model = as_network(model)
     bits = tuple(bits)
     if not bits:
         raise ValueError("bits is empty: expected at least one number of bits, 2 to 16")

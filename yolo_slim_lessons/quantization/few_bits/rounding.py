@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from yolo_slim_lessons.arguments import check_positive_integer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Execution, Graph
+from yolo_slim_lessons.models import as_network
 from yolo_slim_lessons.quantization import IntegerGrid, QuantizedLayer
 from yolo_slim_lessons.quantization.few_bits.pairs import float_original
 from yolo_slim_lessons.quantization.few_bits.stored_activations import StoredActivations, stored_images
@@ -69,6 +70,8 @@ def learn_rounding(
         >>> nearest = slim.quantize_integer(model, bits=4, activation_bits=8, calibration=calibration)
         >>> learned = slim.learn_rounding(nearest, model, calibration, steps=10, progress=False)
     """
+    quantized = as_network(quantized, "quantized")
+    model = as_network(model)
     check_positive_integer("steps", steps)
     check_positive_integer("batch_size", batch_size)
     for name, value in (("learning_rate", learning_rate), ("pressure", pressure)):

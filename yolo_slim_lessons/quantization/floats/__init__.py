@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from yolo_slim_lessons.arguments import check_choice
-from yolo_slim_lessons.models import copy_model, weight_layers
+from yolo_slim_lessons.models import as_network, copy_model, weight_layers
 from yolo_slim_lessons.quantization import QuantizedLayer, fold_batchnorm
 from yolo_slim_lessons.quantization.floats.formats import (
     FloatFormat,
@@ -74,6 +74,7 @@ def quantize_float(
         >>> import yolo_slim_lessons as slim
         >>> model = quantize_float(slim.load_model("nano"), "fp8_e4m3", scale="channel")
     """
+    model = as_network(model)
     if not isinstance(model, nn.Module):
         raise TypeError(f"model={model!r}: expected a network, such as slim.load_model('nano')")
     check_choice("scale", scale, SCALES)
