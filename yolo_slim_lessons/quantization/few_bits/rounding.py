@@ -182,13 +182,13 @@ def _learn(roundings, rounded, exact, nodes, steps, batch_size, learning_rate, p
         chosen = torch.randint(rounded.count, (batch_size,), generator=random)
         made = rounded.batch(nodes, chosen)
         errors = [(out - exact.kept[node][chosen]).square().mean() / variances[node] for node, out in made.items()]
-        loss = sum(errors)
+        optimizer.zero_grad()
+        sum(errors).backward()
         progress = (step / steps - WARM_UP) / (1 - WARM_UP)
         if progress >= 0:
             sharpness = sharp + (blunt - sharp) * progress
-            loss = loss + pressure * sum(rounding.penalty(sharpness) for rounding in roundings) / len(roundings)
-        optimizer.zero_grad()
-        loss.backward()
+            for rounding in roundings:  # one at a time, for each keeps several times its size for its gradient
+                (pressure * rounding.penalty(sharpness) / len(roundings)).backward()
         optimizer.step()
         bar.update()
     for rounding in roundings:  # a gradient takes as much memory as a weight, and a decision a quarter
