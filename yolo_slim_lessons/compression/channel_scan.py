@@ -16,7 +16,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import trace
-from yolo_slim_lessons.models import copy_model, input_format, logits
+from yolo_slim_lessons.models import as_classifier, copy_model, input_format, logits
 from yolo_slim_lessons.pruning.channels import highest
 from yolo_slim_lessons.pruning.channels.budget import full_counts, layer_prices, rated_counts, smallest_counts
 from yolo_slim_lessons.pruning.channels.criteria import importance
@@ -62,6 +62,7 @@ def scan_channels(model: ClassificationModel, split: Split, progress: bool = Tru
 
     BatchNorm normalizes by the images at hand: what outdated statistics would cost, ``reestimate_batchnorm`` mends.
     """
+    model = as_classifier(model)
     check_prunable(model)
     graph = trace(model)
     groups = channel_groups(model, graph)

@@ -91,7 +91,8 @@ def check_finite(model: nn.Module, name: str = "model") -> None:
         ValueError: student has numbers that are not finite (NaN or infinity), in bias: whatever it computes is ...
     """
     tensors = [(key, tensor) for key, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)]
-    broken = [key for key, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()]
+    floats = [(key, tensor) for key, tensor in tensors if tensor.is_floating_point() and not tensor.is_meta]
+    broken = [key for key, tensor in floats if not tensor.isfinite().all()]
     if broken:
         others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
         raise ValueError(

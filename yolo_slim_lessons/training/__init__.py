@@ -20,7 +20,7 @@ from yolo_slim_lessons.agreement import check_image_size, join_data
 from yolo_slim_lessons.data import ImageData, Split, as_floats
 from yolo_slim_lessons.data.splits import batch_places
 from yolo_slim_lessons.files import fingerprint
-from yolo_slim_lessons.models import as_classifier, input_format, logits, weight_layers
+from yolo_slim_lessons.models import as_classifier, input_format, logits, values_of, weight_layers
 from yolo_slim_lessons.training.augmentation import augmented, blending
 from yolo_slim_lessons.training.state import TrainingState
 
@@ -93,8 +93,8 @@ def fit(
 
     Raises:
         ValueError: a number is out of range, ``model`` has other classes than ``data`` or is not in float32,
-            ``checkpoint`` is damaged, of an older version or of another training, or the loss is no longer a finite
-            number (with the epoch; the checkpoint of the epoch before stays).
+            ``checkpoint`` is damaged, of an older version or of another training, or the loss or a weight became NaN or
+            infinite (with the epoch; the checkpoint of the epoch before stays).
     """
     model = as_classifier(model)
     _check_numbers(epochs, batch_size, learning_rate, weight_decay, mixup, cutmix, average)
@@ -130,10 +130,10 @@ def fit(
         bar.update(first_epoch * steps)
         for epoch in range(first_epoch, epochs):
             mean_loss = _train_epoch(state, data.train, loss, blend, bar)
-            if not math.isfinite(mean_loss):
+            if not (math.isfinite(mean_loss) and all(value.isfinite().all() for value in values_of(state.result))):
                 raise ValueError(
-                    f"the loss became {mean_loss} in epoch {epoch + 1} of {epochs} at learning_rate={learning_rate!r}: "
-                    "the steps were too large, so try a tenth of it"
+                    f"loss or weights became NaN or infinite in epoch {epoch + 1} of {epochs} at "
+                    f"learning_rate={learning_rate!r}: the steps were too large, so try a tenth of it"
                 )
             top1 = top1_accuracy(state.result.eval(), data.val, validation_batch)
             bar.set_postfix(epoch=epoch + 1, loss=f"{mean_loss:.3f}", val=f"{top1:.1%}")

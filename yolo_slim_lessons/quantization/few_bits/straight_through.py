@@ -158,6 +158,8 @@ def trainable(quantized: nn.Module, original: nn.Module, make_rounding: MakeRoun
 def finished(trained: nn.Module, quantized: nn.Module) -> nn.Module:
     """A copy of ``quantized`` with the grids and integers of ``trained``, which ``trainable`` made of it."""
     result = copy_model(quantized).eval()
+    if hasattr(trained, "args"):
+        result.args = trained.args  # which say the image size that it was trained for
     for tensor in _learned_tensors(result):
         grid = placed_grid(trained, tensor).grid
         for name in tensor.writers:
