@@ -103,19 +103,28 @@ def _quantiles(points, counts, percentile) -> tuple[torch.Tensor, torch.Tensor]:
 def _least_squares(points, counts, make_grid, low, high):
     """Try fractions of the full range: both ends together, then, unless symmetric, the high and the low end alone."""
 
-    def error(low, high):
-        squares = make_grid(low, high).snap(points).sub_(points).square_()
+    def errors(low, high):
+        """For each grid from one of ``low`` to one of ``high``."""
+        rows = points.expand(*low.shape, points.shape[-1])
+        squares = make_grid(low, high).snap(rows).sub_(rows).square_()
         return (squares if counts is None else squares * counts).sum(-1)
 
-    best = [low, high, error(low, high)]
+    best = [low, high, errors(low, high)]
     steps = [(True, True)] if make_grid(low, high).symmetric else [(True, True), (False, True), (True, False)] * 2
     for move_low, move_high in steps:
         fixed_low, fixed_high, _ = best
-        for fraction in FRACTIONS:
-            ends = low * fraction if move_low else fixed_low, high * fraction if move_high else fixed_high
-            tried = *ends, error(*ends)
-            better = tried[2] < best[2]
-            best = [torch.where(better, new, old) for new, old in zip(tried, best, strict=True)]
+        tries = [
+            (low * fraction if move_low else fixed_low, high * fraction if move_high else fixed_high)
+            for fraction in FRACTIONS
+        ]
+        if points.dim() == 1:  # few numbers: all grids at once
+            ends = [torch.stack(sides) for sides in zip(*tries, strict=True)]
+            found = zip(tries, errors(*ends), strict=True)
+        else:
+            found = ((ends, errors(*ends)) for ends in tries)
+        for ends, error in found:
+            better = error < best[2]
+            best = [torch.where(better, new, old) for new, old in zip((*ends, error), best, strict=True)]
     return make_grid(best[0], best[1])
 
 
