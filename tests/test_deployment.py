@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from ultralytics import YOLO
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.deployment import export_onnx, onnx_session, run_onnx
@@ -443,3 +444,26 @@ def test_every_quantized_layer_of_nano_is_exported(integer_nano, tmp_path):
     graph = onnx.load(export_onnx(integer_nano, tmp_path / "model.onnx")).graph
     held = {tensor.name.removesuffix(".weight") for tensor in graph.initializer if tensor.name.endswith(".weight")}
     assert held == {name for name, layer in slim.weight_layers(integer_nano) if isinstance(layer, QuantizedLayer)}
+
+
+# Ultralytics opens our files
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "fp16"}, {"bits": 8}, {"bits": 4}], ids=str)
+def test_yolo_predicts_with_our_files(nano, data, tmp_path, options):
+    calibration = data.train.take(64) if options.get("bits") == 8 else None
+    file = slim.export_onnx(nano, tmp_path / "small.onnx", probabilities=True, calibration=calibration, **options)
+    some = data.test.take(20)
+    pictures = [image.flip(0).permute(1, 2, 0).contiguous().numpy() for image in some.images]  # BGR, as OpenCV has them
+    results = YOLO(file).predict(pictures, verbose=False)
+    assert results[0].names == nano.names
+    answers = torch.stack([result.probs.data for result in results])
+    torch.testing.assert_close(answers, slim.run_onnx(slim.onnx_session(file), some), rtol=0, atol=1e-3)
+    assert (answers.argmax(1) == slim.predict(nano, some, progress=False).argmax(1)).float().mean() >= 0.95
+
+
+def test_yolo_validates_our_files(nano, data, tmp_path):
+    folder = slim.write_image_folder(data, tmp_path / "images", train=10, val=10, test=100)
+    file = slim.export_onnx(nano, tmp_path / "small.onnx", probabilities=True)
+    found = YOLO(file).val(data=folder, split="test", verbose=False, plots=False, project=str(tmp_path / "runs"))
+    assert found.top1 == pytest.approx(slim.evaluate(nano, data.test.take(100), progress=False).top1)

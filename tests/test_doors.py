@@ -7,6 +7,7 @@ import inspect
 import re
 import tempfile
 import time
+import traceback
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,7 @@ MODEL_FAULTS = {
     "a state_dict": (lambda model: model.state_dict(), TypeError, r"a state_dict, which holds weights without"),
 }
 ANY_FUNCTION = {"compare", "time_model"}  # which time anything that can be called
+MEASURING = {"compare", "count_macs", "count_parameters", "layer_costs", "time_model"}  # of whatever the layers hold
 ALSO_PATHS = {"packed_sizes"}
 
 
@@ -152,6 +154,8 @@ def test_a_faulty_model_is_refused_by_name(door, fault, faulty, small, few, tmp_
     _, error, said = MODEL_FAULTS[fault]
     if (door in ANY_FUNCTION and error is TypeError) or (door in ALSO_PATHS and fault == "a path"):
         pytest.skip(f"{door} takes other things than models, too")
+    if door in MEASURING and error is ValueError:
+        pytest.skip(f"{door} measures the model as it is")
     before = list(tmp_path.iterdir())
     with pytest.raises(error, match=said) as caught:
         MODEL_DOORS[door](faulty[fault], small, few, tmp_path)
@@ -211,6 +215,30 @@ def test_a_model_of_one_channel_leaves_as_it_is(grey, few, tmp_path):
     assert (slim.predict(quantized, few.val, progress=False) - expected).abs().max() < 0.1
 
 
+# Networks that are not as Ultralytics builds them
+
+
+def with_own_head(model):
+    model = copy_model(model)
+    head = model.model[-1]
+    head.linear = nn.Sequential(nn.Linear(head.linear.in_features, 16), nn.ReLU(), nn.Linear(16, 10))
+    return model.eval()
+
+
+@pytest.mark.parametrize("door", MODEL_DOORS)
+@pytest.mark.parametrize("change", [with_own_head, lambda model: copy_model(model).fuse(verbose=False)])
+def test_other_networks_work_or_are_refused_by_a_sentence(door, change, small, few, tmp_path):
+    given = small if door not in ("correct_biases", "learn_rounding") else change(small)
+    refusal = None
+    try:
+        MODEL_DOORS[door](change(small), given, few, tmp_path)
+    except (ValueError, TypeError) as error:
+        refusal = error
+    if refusal:
+        assert "yolo_slim_lessons" in traceback.extract_tb(refusal.__traceback__)[-1].filename
+        assert len(str(refusal)) > 40, refusal
+
+
 # Images
 
 
@@ -255,8 +283,9 @@ CALIBRATION_FAULTS = {
 @pytest.mark.parametrize("fault", CALIBRATION_FAULTS)
 def test_faulty_calibration_images_are_refused_by_name(door, fault, small, few, tmp_path):
     make, error, said = CALIBRATION_FAULTS[fault]
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=said) as caught:
         CALIBRATION_DOORS[door](small, make(few.train.take(16)), few, tmp_path)
+    assert_names_only_its_arguments(str(caught.value), door)
 
 
 def at_size(split, height, width):

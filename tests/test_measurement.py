@@ -326,7 +326,7 @@ def test_numbers_too_small_are_named(nano, name, value):
 
 
 def test_a_callable_needs_its_image_size_told():
-    with pytest.raises(ValueError, match="pass image_size=, such as 64"):
+    with pytest.raises(ValueError, match="image_size=None: a function does not say"):
         slim.time_model(lambda images: images)
 
 

@@ -116,7 +116,10 @@ def test_a_copy_shares_nothing(fresh):
 @pytest.mark.parametrize("args", [{}, {"imgsz": None}, {"imgsz": [64, 96]}])
 def test_a_model_that_names_no_image_size_says_what_to_do(fresh, args):
     fresh.args = args
-    with pytest.raises(ValueError, match="pass image_size=, such as 64"):
+    with pytest.raises(
+        ValueError,
+        match=r"image size is (None|\[64, 96\]): expected the pixels a side that it was trained for\. Say so",
+    ):
         models.image_size_of(fresh)
 
 

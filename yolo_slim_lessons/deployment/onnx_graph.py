@@ -115,10 +115,9 @@ class _Writer(Walk, Tensors):
 
     def linear(self, node: Node, x: Value) -> str:
         inputs = self.inputs(node, x, self.computes_integers(self.modules[node.name]))
-        if not self.half:
-            return self.node("Gemm", node.name, inputs, "logits", transB=1)
-        y = self.node("Gemm", node.name, inputs, transB=1)
-        return self.node("Cast", node.name, [y], "logits", to=TensorProto.FLOAT)
+        is_last = node is self.graph.nodes[self.graph.output]
+        y = self.node("Gemm", node.name, inputs, "logits" if is_last and not self.half else None, transB=1)
+        return self.node("Cast", node.name, [y], "logits", to=TensorProto.FLOAT) if is_last and self.half else y
 
     def activation(self, node: Node, x: str) -> Value:
         act = self.modules[node.name]

@@ -33,7 +33,7 @@ class LayerCost:
 
 def count_parameters(model: nn.Module, nonzero: bool = False) -> int:
     """Number of weights, biases and BatchNorm factors; with ``nonzero`` only those that are not exactly zero."""
-    model = as_network(model)
+    model = as_network(model, only_measured=True)
     return sum(int(p.count_nonzero()) if nonzero else p.numel() for p in values_of(model))
 
 
@@ -43,7 +43,7 @@ def layer_costs(model: nn.Module, image_size: int | None = None) -> list[LayerCo
     A convolution multiplies each of its weights once per output position: MACs = weights × height × width.
     BatchNorm folds into the convolution in front of it, and activations and additions are few, so they count nothing.
     """
-    model = as_network(model)
+    model = as_network(model, only_measured=True)
     shapes: dict[str, tuple[int, ...]] = {}
     model = copy_model(model).eval()
     for name, layer in weight_layers(model):
@@ -62,7 +62,7 @@ def layer_costs(model: nn.Module, image_size: int | None = None) -> list[LayerCo
 
 def count_macs(model: nn.Module, image_size: int | None = None) -> int:
     """Multiply-accumulate operations for one image; ``image_size`` defaults to what the model was trained for."""
-    model = as_network(model)
+    model = as_network(model, only_measured=True)
     return sum(cost.macs for cost in layer_costs(model, image_size))
 
 

@@ -113,8 +113,13 @@ def _time_in_turns(models, batch_size, image_size, repeats, warmup, threads) -> 
     for name, value in zip(least, (batch_size, image_size, repeats, warmup, threads), strict=True):
         if value is not None and value < least[name]:
             raise ValueError(f"{name}={value!r}: expected {least[name]} or more")
-    models = [as_network(model) if isinstance(model, torch.nn.Module) else model for model in models]
-    image_size = image_size_of(models[0]) if image_size is None else image_size
+    models = [
+        as_network(model, only_measured=True) if isinstance(model, torch.nn.Module) else model for model in models
+    ]
+    if image_size is None:
+        if not isinstance(models[0], nn.Module):
+            raise ValueError("image_size=None: a function does not say for which images it is; pass such as 64")
+        image_size = image_size_of(models[0])
     # In training mode a forward pass changes BatchNorm's statistics: such a model is timed as a copy in eval mode.
     models = [copy_model(model).eval() if getattr(model, "training", False) else model for model in models]
     images = torch.rand(batch_size, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))

@@ -16,12 +16,13 @@ from yolo_slim_lessons.models.description import weight_layers
 USE_A_CLASSIFIER = "use a -cls model, such as yolov8n-cls.pt"
 
 
-def as_network(model: object, name: str = "model") -> nn.Module:
+def as_network(model: object, name: str = "model", *, only_measured: bool = False) -> nn.Module:
     """The network in what people hand over: itself, or the one in a ``YOLO`` object or behind ``torch.compile``.
 
     Args:
         model: what was passed for argument ``name``. The network in it is returned, not a copy.
         name: of the argument, or what else a message shall call the model.
+        only_measured: its time or size is what counts, and what is wrong with its layers is part of that.
 
     Raises:
         TypeError: ``model`` is no network; the message says what it is and the way out.
@@ -44,8 +45,9 @@ def as_network(model: object, name: str = "model") -> nn.Module:
             given = getattr(given, wrapper, given)
     if not isinstance(given, nn.Module) or isinstance(given, torch.jit.ScriptModule):
         check_classifier(given, name)
-    _check_layers(given, name)
-    check_finite(given, name)
+    if not only_measured:
+        _check_layers(given, name)
+        check_finite(given, name)
     return given
 
 

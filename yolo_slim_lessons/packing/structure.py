@@ -50,7 +50,14 @@ def describe(model: ClassificationModel) -> dict:
     }
     if getattr(model, "pruned_layers", None):  # whose zeros stay zero when the model is trained
         description["pruned_layers"] = list(model.pruned_layers)
-    for ours, theirs in zip_longest(_outline(build(description)), _outline(model), fillvalue="nothing"):
+    try:
+        built = build(description)
+    except ValueError as error:
+        raise ValueError(
+            f"model is not built as its architecture {description['architecture']} is ({error}): "
+            "expected a classifier as this package loads, prunes, folds or quantizes it"
+        ) from error
+    for ours, theirs in zip_longest(_outline(built), _outline(model), fillvalue="nothing"):
         if ours != theirs:
             raise ValueError(
                 f"model has {theirs!r} where its architecture {description['architecture']} has {ours!r}: "
