@@ -75,7 +75,10 @@ def predict(model: nn.Module, split: Split, batch_size: int = 128, progress: boo
 
     ``model`` computes where it is and in its own number type; the answers are with the labels of ``split``.
     """
-    model = as_network(model)
+    return _probabilities(as_network(model), split, batch_size, progress)
+
+
+def _probabilities(model: nn.Module, split: Split, batch_size: int, progress: bool) -> torch.Tensor:
     check_image_size(model, split.images.shape[-2:])
     fast = _ready_for_speed(model)
     with (
@@ -111,7 +114,7 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 128, progress: bo
     unknown = split.labels[(split.labels < 0) | (split.labels >= len(model.names))]
     if len(unknown):
         raise ValueError(f"split has label {unknown[0]}, but the model knows the labels 0 to {len(model.names) - 1}")
-    predicted = predict(model, split, batch_size, progress).argmax(1).numpy()
+    predicted = _probabilities(model, split, batch_size, progress).argmax(1).numpy()
     return score(split.labels.numpy(), predicted, tuple(model.names.values()))
 
 
