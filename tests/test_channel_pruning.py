@@ -426,10 +426,10 @@ def test_a_fused_model_is_refused(nano):
         slim.prune_channels(copy_model(nano).fuse(verbose=False), 0.5)
 
 
-def test_a_detector_and_a_yolo_object_are_refused():
+def test_detectors_and_other_networks_are_refused():
     with pytest.raises(TypeError, match="DetectionModel, not an image classifier"):
         slim.prune_channels(DetectionModel("yolov8n.yaml", verbose=False), 0.5)
-    with pytest.raises(TypeError, match="Linear, not an image classifier"):
+    with pytest.raises(TypeError, match="model is a Linear: expected a classifier"):
         slim.prune_channels(torch.nn.Linear(2, 2), 0.5)
 
 

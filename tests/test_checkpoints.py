@@ -28,6 +28,7 @@ from ultralytics.utils import IterableSimpleNamespace
 from ultralytics.utils.loss import v8ClassificationLoss
 
 import yolo_slim_lessons as slim
+from yolo_slim_lessons.models import image_size_of
 from yolo_slim_lessons.models.permitted import permitted
 
 TINY = {
@@ -619,3 +620,11 @@ def test_a_yolo_object_around_an_exported_file_says_what_the_file_is(tmp_path):
     (tmp_path / "small.onnx").write_bytes(onnx_file())
     with pytest.raises(ValueError, match=r"small\.onnx is not a readable Ultralytics checkpoint: it is an ONNX file"):
         slim.load_model(YOLO(tmp_path / "small.onnx", task="classify"))
+
+
+def test_a_file_that_names_no_image_size_is_not_taken_for_one_of_640_pixels(network, tmp_path):
+    path = save(tmp_path / "silent.pt", {"model": network, "train_args": {}})
+    loaded = slim.load_model(path)
+    with pytest.raises(ValueError, match="image size is None"):
+        image_size_of(loaded)
+    assert "imgsz" not in slim.load_model(slim.save_model(loaded, tmp_path / "again.pt")).args

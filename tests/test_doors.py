@@ -119,7 +119,7 @@ MODEL_FAULTS = {
         r"is quantized by PyTorch: layer model\.\d+\.linear is a .*quantize_integer",
     ),
     "NaN": (with_nan, ValueError, r"numbers that are not finite \(NaN or infinity\), in model\.1\.conv\.weight"),
-    "a path": (lambda model: "best.pt", TypeError, r"names a file: pass load_model\('best.pt'\)"),
+    "a path": (lambda model: "best.pt", TypeError, r"names a model or its file: pass load_model\('best.pt'\)"),
     "a state_dict": (lambda model: model.state_dict(), TypeError, r"a state_dict, which holds weights without"),
 }
 ANY_FUNCTION = {"compare", "time_model"}  # which time anything that can be called
@@ -269,7 +269,7 @@ DATA_DOORS = {
 CALIBRATION_FAULTS = {
     "0…255": (lambda x: x.images.float(), ValueError, r"calibration holds numbers from 0 to 2\d\d: expected 0 to 1"),
     "normalized": (lambda x: (x.images / 255 - 0.5) / 0.25, ValueError, "calibration holds numbers from -2 to 2"),
-    "NumPy": (lambda x: x.images.numpy(), TypeError, r"calibration is a ndarray: .*torch.from_numpy\(array\)"),
+    "NumPy": (lambda x: x.images.numpy(), TypeError, r"calibration is a NumPy array: .*torch.from_numpy\(array\)"),
     "one image": (lambda x: x.images[0] / 255, ValueError, r"calibration\[None\] is a batch of one image"),
     "channels last": (lambda x: x.images.permute(0, 2, 3, 1), ValueError, r"channels last: .*permute\(0, 3, 1, 2\)"),
     "none": (lambda x: x.images[:0], ValueError, "calibration is empty"),

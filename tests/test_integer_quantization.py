@@ -383,9 +383,9 @@ def test_wrong_models_are_refused(nano, w8a8, calibration):
     for value in (float("nan"), float("inf")):
         broken = copy.deepcopy(nano)
         broken.model[3].conv.weight.data[0, 0, 0, 0] = value
-        with pytest.raises(ValueError, match=r"model\.3\.conv has weights that are NaN or infinite"):
+        with pytest.raises(ValueError, match=r"not finite \(NaN or infinity\), in model\.3\.conv\.weight"):
             slim.quantize_integer(broken, 8)
-    with pytest.raises(TypeError, match="model='nano': expected a network"):
+    with pytest.raises(TypeError, match=r"pass load_model\('nano'\)"):
         slim.quantize_integer("nano")
     with pytest.raises(TypeError, match="calibration is a list"):
         slim.quantize_integer(nano, 8, 8, [1, 2])

@@ -10,7 +10,7 @@ from torch import nn
 from ultralytics.utils.torch_utils import get_flops
 
 import yolo_slim_lessons as slim
-from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.data import FASHION_MNIST_CLASSES, Split
 from yolo_slim_lessons.measurement import LayerCost, checkpoint_bytes, score, timing, weight_bytes
 from yolo_slim_lessons.models import copy_model, weight_layers
 
@@ -138,10 +138,11 @@ def test_scores_worked_out_by_hand():
     assert rows[1] == ("bee", pytest.approx(2 / 3), 1, pytest.approx(4 / 5), 2)
     assert rows[2] == ("cat", 0, 0, 0, 1)
     assert rows[3] == ("dog", 0, 0, 0, 0)
-    assert scores.precision == pytest.approx((2 / 3 + 2 / 3) / 4)
-    assert scores.recall == pytest.approx((2 / 3 + 1) / 4)
-    assert scores.f1 == pytest.approx((2 / 3 + 4 / 5) / 4)
-    assert str(scores) == repr(scores) == "top-1 66.7% (95 % interval 30.0% to 90.3%), macro F1 36.7%"
+    # Of dogs nothing can be said: means are over the three classes that have images.
+    assert scores.precision == pytest.approx((2 / 3 + 2 / 3) / 3)
+    assert scores.recall == pytest.approx((2 / 3 + 1) / 3)
+    assert scores.f1 == pytest.approx((2 / 3 + 4 / 5) / 3)
+    assert str(scores) == repr(scores) == "top-1 66.7% (95 % interval 30.0% to 90.3%), macro F1 48.9%"
 
 
 def test_evaluate_counts_the_answers_of_the_model(nano, some):
@@ -172,7 +173,7 @@ def test_predict_takes_a_model_in_either_memory_format(nano, some):
 
 
 def test_measuring_leaves_the_model_as_it_was(some):
-    model = slim.new_model("yolov8n-cls.yaml", tuple("abcdefghij")).train()
+    model = slim.new_model("yolov8n-cls.yaml", FASHION_MNIST_CLASSES).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modules = [name for name, _ in model.named_modules()]
     slim.measure(model, some, repeats=2)
@@ -385,3 +386,22 @@ def test_a_quantized_model_is_not_called_larger_than_its_floats(nano):
 def test_a_model_with_rounded_activations_has_no_checkpoint(nano):
     card = slim.measure(slim.quantize_float(nano, "fp16", activations="fp16"), repeats=1)
     assert card.checkpoint_bytes is card.quantized_bytes is None
+
+
+# a model that does not say its image size
+
+
+def test_the_size_of_the_images_counts_where_the_model_names_none(nano, data):
+    silent = slim.load_model("nano")
+    silent.args = {}
+    card = slim.measure(silent, data.val.take(20), repeats=1, progress=False)
+    assert (card.image_size, card.macs) == (64, slim.count_macs(nano))
+    with pytest.raises(ValueError, match=r"image size is None: .*model\.args = "):
+        slim.measure(silent, repeats=1)
+
+
+def test_macro_means_are_over_the_classes_that_have_images(nano, data):
+    some = data.test[data.test.labels < 4]
+    scores = slim.evaluate(nano, some, progress=False)
+    assert scores.recall == pytest.approx(sum(each.recall for each in scores.per_class[:4]) / 4)
+    assert [each.images for each in scores.per_class[4:]] == [0] * 6

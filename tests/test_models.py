@@ -203,7 +203,7 @@ def test_ultralytics_is_silent_within_and_heard_again_after(tmp_path, caplog, da
         yolo = YOLO("yolov8n-cls.yaml")
         assert "summary" in caplog.text  # what Ultralytics says on its own account
         caplog.clear()
-        path = slim.save_model(slim.new_model("yolov8n-cls.yaml", tuple("abcdefghij")), tmp_path / "model.pt")
+        path = slim.save_model(slim.new_model("yolov8n-cls.yaml", data.class_names), tmp_path / "model.pt")
         slim.measure(slim.load_model(path), data.test[:2], repeats=1)
         slim.load_model(yolo)
         assert caplog.text == ""
@@ -322,8 +322,8 @@ def test_the_classifier_in_what_people_hand_over_is_found(fresh, tmp_path):
         (lambda model: nn.Linear(2, 2), "student is a Linear: expected a classifier, such as load_model"),
         (lambda model: None, "student is a NoneType: expected a classifier"),
         (lambda model: model.state_dict(), r"student is a \w*[dD]ict, such as a state_dict.*load_state_dict"),
-        (lambda model: "nano", r"student='nano' names a file: pass load_model\('nano'\)"),
-        (lambda model: WEIGHTS_DIR / "nano.pt", r"student='.*nano\.pt' names a file"),
+        (lambda model: "nano", r"student='nano' names a model or its file: pass load_model\('nano'\)"),
+        (lambda model: WEIGHTS_DIR / "nano.pt", r"student='.*nano\.pt' names a model or its file"),
         (
             lambda model: YOLO("yolov8n.yaml"),
             "student: the YOLO object holds a DetectionModel, not an image classifier",

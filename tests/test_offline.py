@@ -28,7 +28,7 @@ import json
 import yolo_slim_lessons as slim
 from ultralytics import YOLO
 
-data = slim.load_images("fashion-mnist", image_size=32)
+data = slim.load_images("fashion-mnist", image_size=64)
 model = slim.new_model("yolov8n-cls.yaml", data.class_names)
 slim.save_model(model, "fresh.pt")
 ours = slim.predict(slim.load_model("nano"), data.test[:3], progress=False)

@@ -66,12 +66,10 @@ def join_split(model: nn.Module, split: Split, name: str = "split") -> Split:
 def join_data(model: nn.Module, data: ImageData, name: str = "data") -> ImageData:
     """``data`` with the labels of all its splits in the model's order of classes; errors as of ``join_split``."""
     known = tuple(model.names[label] for label in sorted(model.names))
-    class_places(data.class_names, known, name)  # also where splits have no names of their own
-    splits = {part: getattr(data, part) for part in ("train", "val", "test")}
-    joined = {part: join_split(model, split, name) for part, split in splits.items()}
-    if all(joined[part] is splits[part] for part in splits):
+    if class_places(data.class_names, known, name) == list(range(len(known))):
         return data
-    return replace(data, **joined, class_names=known)
+    splits = {part: join_split(model, getattr(data, part), name) for part in ("train", "val", "test")}
+    return replace(data, **splits, class_names=known)
 
 
 def class_places(names: Sequence[str], known: Sequence[str], name: str = "data") -> list[int]:

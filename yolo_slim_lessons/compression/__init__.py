@@ -73,7 +73,7 @@ def compress(
     """
     model = as_classifier(model)
     data = join_data(model, data)
-    check_image_size(model, data.val.images.shape[-2:], "data")
+    check_image_size(model, data.val.height_width, "data")
     if teacher is not None:
         check_teacher(model, teacher)
     folder = None if folder is None else Path(folder)

@@ -149,8 +149,7 @@ def check_what_was_read(splits: Mapping[str, Split], class_names: tuple[str, ...
             raise ValueError(f"no image of {named(missing)} in train/ can be read: add some, or delete the folder")
         if missing:
             warnings.warn(
-                f"{name} has no image of {named(missing)}: what is measured there says nothing about it, and means "
-                "over the classes (precision, recall, F1) count it as 0",
+                f"{name} has no image of {named(missing)}: what is measured there says nothing about it",
                 ImageFolderWarning,
                 stacklevel=3,
             )

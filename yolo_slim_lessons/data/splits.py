@@ -47,6 +47,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Of each image, in pixels."""
+        return tuple(self.images.shape[-2:])
+
     def __getitem__(self, indices) -> Split:
         """The images at ``indices`` (a slice, a mask or an index tensor) as a new split.
 
@@ -143,7 +148,7 @@ class ImageData:
     def __post_init__(self):
         for name in ("train", "val", "test"):
             split = getattr(self, name)
-            if isinstance(split, Split) and split.class_names is None:
+            if type(split) is Split and split.class_names is None:  # and not one that is sealed
                 object.__setattr__(self, name, replace(split, class_names=tuple(self.class_names)))
 
     def take(self, train: int, val: int | None = None) -> ImageData:

@@ -75,7 +75,7 @@ def cache_teacher(
         ValueError: ``versions`` is no positive integer, or more than one without augmentation.
     """
     teacher = as_classifier(teacher, "teacher")
-    check_image_size(teacher, split.images.shape[-2:])
+    check_image_size(teacher, split.height_width)
     check_positive_integer("versions", versions)
     if not augment and versions > 1:
         raise ValueError(f"versions={versions!r}, augment=False: unchanged images have one version only")
@@ -113,8 +113,8 @@ class CachedSplit:
         return len(self.labels)
 
     @property
-    def images(self) -> Images:
-        return self.cache.images
+    def height_width(self) -> tuple[int, int]:
+        return tuple(self.cache.images.shape[-2:])
 
     def batches(
         self, batch_size: int = 256, order: torch.Tensor | None = None, merge_single: bool = False, **what

@@ -124,4 +124,4 @@ def _image_size(model: nn.Module, split: Split | None) -> int:
     except ValueError:
         if split is None:
             raise
-        return split.images.shape[-1]
+        return split.height_width[-1]

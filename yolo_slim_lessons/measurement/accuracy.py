@@ -79,7 +79,7 @@ def predict(model: nn.Module, split: Split, batch_size: int = 128, progress: boo
 
 
 def _probabilities(model: nn.Module, split: Split, batch_size: int, progress: bool) -> torch.Tensor:
-    check_image_size(model, split.images.shape[-2:])
+    check_image_size(model, split.height_width)
     fast = _ready_for_speed(model)
     with (
         torch.inference_mode(),

@@ -75,7 +75,7 @@ def check_classifier(model: object, name: str = "model") -> None:
             "the model that they belong to, after model.load_state_dict(...)"
         )
     if isinstance(model, str | bytes) or hasattr(model, "__fspath__"):
-        raise TypeError(f"{name}={str(model)!r} names a file: pass load_model({str(model)!r})")
+        raise TypeError(f"{name}={str(model)!r} names a model or its file: pass load_model({str(model)!r})")
     if type(model).__module__ == "ultralytics.nn.tasks":
         raise TypeError(f"{name} holds a {kind}, not an image classifier: {USE_A_CLASSIFIER}")
     raise TypeError(f"{name} is a {kind}: expected a classifier, such as load_model() returns")

@@ -6,6 +6,7 @@ Used by every room that measures or changes a network. Leaves out: how its layer
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -22,12 +23,12 @@ def image_size_of(model: nn.Module) -> int:
     size = args.get("imgsz") if isinstance(args, dict) else getattr(args, "imgsz", None)
     if isinstance(size, list | tuple) and len(set(size)) == 1:
         size = size[0]
-    if not isinstance(size, int):
+    if not isinstance(size, Integral):
         raise ValueError(
             f"the model's image size is {size!r}: expected the pixels a side that it was trained for. Say so with "
             'model.args = {"imgsz": 64}, or whatever it was; models for other shapes than squares are not understood'
         )
-    return size
+    return int(size)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -102,7 +103,7 @@ def layers_of_this_package(model: nn.Module) -> list[str]:
         for name, layer in model.named_modules()
         if name  # not the model as a whole
         and any(
-            type(part).__module__.partition(".")[0] == package
+            getattr(part, "func", part).__module__.partition(".")[0] == package  # the function of a functools.partial
             for part in (layer, *layer._forward_pre_hooks.values(), *layer._forward_hooks.values())
         )
     ]

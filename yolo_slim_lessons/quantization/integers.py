@@ -89,7 +89,7 @@ def quantize_integer(
     quantized = fold_batchnorm(model)
     grids: list[tuple[ActivationTensor, IntegerGrid]] = []
     if activation_bits is not None:
-        image_size = tuple(next(image_batches(calibration)).shape[-2:])
+        image_size = tuple(next(image_batches(calibration, model=model)).shape[-2:])
         graph = trace(quantized, image_size)
         grids = _activation_grids(quantized, graph, activation_bits, calibration, ranges, percentile)
     input_grids = {name: grid for tensor, grid in grids for name in tensor.readers}
@@ -192,5 +192,3 @@ def _check_arguments(model, activation_bits, calibration, granularity, ranges, w
     for name, layer in weight_layers(model):
         if isinstance(layer, QuantizedLayer):
             raise ValueError(f"model is quantized already ({name}): quantize the float model it came from")
-        if not layer.weight.isfinite().all() or not (layer.bias is None or layer.bias.isfinite().all()):
-            raise ValueError(f"{name} has weights that are NaN or infinite: repair or retrain the model")

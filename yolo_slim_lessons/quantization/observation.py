@@ -136,11 +136,11 @@ def image_batches(
         TypeError: neither a ``Split`` nor a tensor.
         ValueError: no image, no square ones, another shape than N×3×H×W, or numbers that are not in 0…1.
     """
-    check_calibration(images)
     what = {} if model is None else input_format(model)
+    check_calibration(images, what.get("channels", 3))
     if model is not None:
-        shape = images.images.shape if isinstance(images, Split) else images.shape
-        check_image_size(model, shape[-2:], "calibration", "ranges that are measured on it hold for that size")
+        size = images.height_width if isinstance(images, Split) else images.shape[-2:]
+        check_image_size(model, size, "calibration", "ranges that are measured on it hold for that size")
     if isinstance(images, Split) or images.dtype == torch.uint8:
         split = images if isinstance(images, Split) else Split(images, torch.zeros(len(images), dtype=torch.int64))
         return (batch for batch, _ in split.batches(batch_size, **what))
@@ -150,32 +150,36 @@ def image_batches(
     )
 
 
-def check_calibration(images: object) -> None:
+def check_calibration(images: object, channels: int = 3) -> None:
     """Raise an error unless ``images``, the value of an argument ``calibration``, are as ``image_batches`` says."""
-    if isinstance(images, Split):
-        shape = images.images.shape
-    elif isinstance(images, torch.Tensor) and images.is_floating_point():
-        shape = images.shape
-        if len(shape) == 3:
-            raise ValueError(f"calibration has shape {tuple(shape)}: calibration[None] is a batch of one image")
-        if len(shape) != 4 or shape[1] not in (1, 3):
-            raise ValueError(f"calibration has shape {tuple(shape)}: expected N×3×H×W")
-        if not images.isfinite().all():
-            raise ValueError("calibration holds NaN or infinity: expected images with numbers 0 to 1")
-        if images.numel() and not 0 <= images.min() <= images.max() <= 1:
-            raise ValueError(
-                f"calibration holds numbers from {images.min():.4g} to {images.max():.4g}: expected 0 to 1, as the "
-                "model reads them. Bytes may stay uint8, or be divided by 255; what else was done must be undone"
-            )
-    else:
-        if not isinstance(images, torch.Tensor):
-            array = isinstance(images, np.ndarray)
-            way = "; torch.from_numpy(array) makes one, with channels in front" if array else ""
-            raise TypeError(
-                f"calibration is a {type(images).__name__}: expected a Split or a tensor of images N×3×H×W{way}"
-            )
-        check_pixels(images, "calibration")
-        shape = images.shape
-    if shape[0] == 0:
+    if isinstance(images, np.ndarray):
+        raise TypeError(
+            "calibration is a NumPy array: expected a Split or a tensor N×3×H×W; torch.from_numpy(array) makes one"
+        )
+    if not isinstance(images, Split | torch.Tensor):
+        raise TypeError(f"calibration is a {type(images).__name__}: expected a Split or a tensor of images N×3×H×W")
+    if len(images) == 0:
         raise ValueError("calibration is empty: expected some hundred training images")
-    check_square(shape[-2:], "calibration")
+    if isinstance(images, Split):
+        check_square(images.height_width, "calibration")
+        return
+    if images.is_floating_point():
+        _check_floats(images, channels)
+    else:
+        check_pixels(images, "calibration")
+    check_square(images.shape[-2:], "calibration")
+
+
+def _check_floats(images: torch.Tensor, channels: int) -> None:
+    shape = tuple(images.shape)
+    if len(shape) == 3:
+        raise ValueError(f"calibration has shape {shape}: calibration[None] is a batch of one image")
+    if len(shape) != 4 or shape[1] != channels:
+        raise ValueError(f"calibration has shape {shape}: expected N×{channels}×H×W, which the model reads")
+    if not images.isfinite().all():
+        raise ValueError("calibration holds NaN or infinity: expected images with numbers 0 to 1")
+    if not 0 <= images.min() <= images.max() <= 1:
+        raise ValueError(
+            f"calibration holds numbers from {images.min():.4g} to {images.max():.4g}: expected 0 to 1, as the model "
+            "reads them. Bytes may stay uint8, or be divided by 255; what else was done must be undone"
+        )

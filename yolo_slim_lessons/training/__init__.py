@@ -100,7 +100,7 @@ def fit(
     _check_numbers(epochs, batch_size, learning_rate, weight_decay, mixup, cutmix, average)
     data = join_data(model, data)
     _check_model_and_data(model, data, loss)
-    check_image_size(model, data.train.images.shape[-2:], "data", "the trained model will be one for these")
+    check_image_size(model, data.train.height_width, "data", "the trained model will be one for these")
     settings = {
         "epochs": epochs,
         "learning_rate": learning_rate,

@@ -124,7 +124,7 @@ def reestimate_batchnorm(model: ClassificationModel, split: Split, batch_size: i
     model = as_network(model)
     if len(split) == 0:
         raise ValueError("split is empty: expected some hundred training images")
-    check_image_size(model, split.images.shape[-2:])
+    check_image_size(model, split.height_width)
     if not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules()):
         raise ValueError("model has no BatchNorm layers, perhaps because it is fused: expected an unfused one")
     model = copy_model(model)

@@ -116,7 +116,7 @@ def _taylor(layers: _Layers, calibration: Split | None, seed: int) -> Callable:
     if calibration is None:
         raise ValueError("calibration=None: prune_type='taylor' needs labelled images, such as data.train.take(500)")
     calibration = join_split(layers.model, calibration, "calibration")
-    check_image_size(layers.model, calibration.images.shape[-2:], "calibration")
+    check_image_size(layers.model, calibration.height_width, "calibration")
     model = copy_model(layers.model).eval().requires_grad_(False)
     norms = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
     factors = [factor.requires_grad_() for norm in norms.values() for factor in (norm.weight, norm.bias)]

@@ -94,12 +94,7 @@ def channel_groups(model: ClassificationModel, graph: Graph | None = None) -> li
 
 
 def check_prunable(model: ClassificationModel) -> None:
-    """Raise an error unless ``model`` is a classifier with floats and BatchNorm; errors as of ``channel_groups``."""
-    if not isinstance(model, ClassificationModel):
-        raise TypeError(
-            f"model is a {type(model).__name__}, not an image classifier: "
-            "load a -cls checkpoint with load_model(), such as load_model('nano')"
-        )
+    """Raise ``ValueError`` unless ``model`` has floats and BatchNorm."""
     if any(hasattr(layer, "weight_grid") for layer in model.modules()):
         raise ValueError("model is quantized: prune the float model that it came from, and quantize the result")
     if model.is_fused():

@@ -54,6 +54,10 @@ class SealedSplit(Split):
         return self._split.labels
 
     @property
+    def height_width(self) -> tuple[int, int]:
+        return self._split.height_width
+
+    @property
     def class_names(self) -> tuple[str, ...] | None:
         return self._split.class_names
 
