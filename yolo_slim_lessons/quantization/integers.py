@@ -170,8 +170,6 @@ def _fixed_point(largest: float) -> IntegerGrid:
 
 
 def _check_arguments(model, activation_bits, calibration, granularity, ranges, weight_ranges) -> None:
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model={model!r}: expected a network, such as slim.load_model('nano')")
     check_choice("granularity", granularity, GRANULARITIES)
     check_choice("ranges", ranges, RANGES)
     check_choice("weight_ranges", weight_ranges, WEIGHT_RANGES)

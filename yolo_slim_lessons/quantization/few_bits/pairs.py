@@ -13,9 +13,6 @@ from yolo_slim_lessons.quantization import QuantizedLayer, fold_batchnorm
 
 def float_original(quantized: nn.Module, model: nn.Module) -> nn.Module:
     """A copy of ``model`` with BatchNorm folded; an error says if it is not what ``quantized`` was made of."""
-    for name, network in (("quantized", quantized), ("model", model)):
-        if not isinstance(network, nn.Module):
-            raise TypeError(f"{name}={network!r}: expected a network")
     layers = dict(weight_layers(quantized))
     if not any(isinstance(layer, QuantizedLayer) for layer in layers.values()):
         raise ValueError("quantized has no quantized layer: expected what quantize_integer returns")
