@@ -18,7 +18,7 @@ import os
 import time
 from collections.abc import Iterator, MutableMapping
 
-SPINS = "1500"  # of GNU's OpenMP; its own default of 300,000 is for machines without other programs
+SPINS = "3000"  # of GNU's OpenMP; its own default of 300,000 is for machines without other programs
 SMALL = 2**20  # numbers; operations on fewer are done by one thread
 BUSY = 0.5  # share of all cores that others use
 FRESH = 0.05, 1.0  # seconds that a look at the processor's clock is worth comparing with
