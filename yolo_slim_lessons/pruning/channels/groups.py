@@ -9,7 +9,7 @@ lesson 04. Leaves out: which channels go (``budget``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
@@ -104,7 +104,7 @@ def check_prunable(model: ClassificationModel) -> None:
         )
 
 
-@dataclass
+@dataclass(slots=True)
 class _Channel:
     """One channel while the network is walked through."""
 
@@ -125,8 +125,12 @@ class _Channel:
 
     def follows(self, other: _Channel) -> bool:
         """Whether this is the next channel of the same group."""
-        made_by, read_by = ([(layer, place + 1) for layer, place in each] for each in (other.made_by, other.read_by))
-        return self == replace(other, made_by=made_by, read_by=read_by)
+        alike = (self.reasons, self.prunable, self.half) == (other.reasons, other.prunable, other.half)
+        return alike and self.made_by == _next(other.made_by) and self.read_by == _next(other.read_by)
+
+
+def _next(places: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    return [(layer, place + 1) for layer, place in places]
 
 
 class _Numbering(Walk):
