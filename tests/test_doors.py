@@ -305,6 +305,34 @@ def test_rectangles_are_refused(door, small, few, tmp_path):
         SPLIT_DOORS[door][0](small, at_size(few.val.take(16), 64, 96), few, tmp_path)
 
 
+@pytest.mark.parametrize("door", SPLIT_DOORS)
+def test_what_is_no_split_is_named(door, small, few, tmp_path):
+    argument = SPLIT_DOORS[door][1]
+    for given, said in ((few.val.images, "a Tensor: expected a Split"), (few, "ImageData: expected a part of it")):
+        if argument == "calibration" and given is few:
+            continue
+        with pytest.raises(TypeError, match=f"{argument} is {said}"):
+            SPLIT_DOORS[door][0](small, given, few, tmp_path)
+
+
+@pytest.mark.parametrize("door", DATA_DOORS)
+def test_a_split_in_place_of_data_is_named(door, small, few):
+    with pytest.raises(TypeError, match="data is a Split: expected ImageData"):
+        DATA_DOORS[door](small, few.train)
+
+
+@pytest.mark.parametrize("door", ["count_macs", "layer_costs", "time_model", "export_onnx"])
+def test_an_image_size_is_one_number(door, small, tmp_path):
+    arguments = {"path": tmp_path / "model.onnx"} if door == "export_onnx" else {}
+    with pytest.raises((ValueError, TypeError), match=r"image_size=\(64, 96\): expected"):
+        getattr(slim, door)(small, **arguments, image_size=(64, 96))
+
+
+def test_onnx_runtime_takes_arrays(small, few, tmp_path):
+    session = slim.onnx_session(slim.export_onnx(small, tmp_path / "model.onnx"))
+    assert slim.run_onnx(session, few.val.images.numpy()).equal(slim.run_onnx(session, few.val))
+
+
 def test_export_at_another_size_is_said(small, tmp_path):
     with pytest.warns(ImageSizeWarning, match="image_size has 96 px"):
         slim.export_onnx(small, tmp_path / "large.onnx", image_size=96)

@@ -38,6 +38,7 @@ def join_split(model: nn.Module, split: Split, name: str = "split") -> Split:
         name: of the argument, for messages.
 
     Raises:
+        TypeError: no ``Split``.
         ValueError: the two have not the same classes (named, with the way out).
 
     Example:
@@ -47,6 +48,7 @@ def join_split(model: nn.Module, split: Split, name: str = "split") -> Split:
         >>> join_split(load_model("nano"), few).labels.equal(few.labels)
         True
     """
+    check_split(split, name)
     if getattr(split, "class_names", None) is None:
         return split
     known = tuple(model.names[label] for label in sorted(model.names))
@@ -65,6 +67,8 @@ def join_split(model: nn.Module, split: Split, name: str = "split") -> Split:
 
 def join_data(model: nn.Module, data: ImageData, name: str = "data") -> ImageData:
     """``data`` with the labels of all its splits in the model's order of classes; errors as of ``join_split``."""
+    if not isinstance(data, ImageData):
+        raise TypeError(f"{name} is a {type(data).__name__}: expected ImageData, such as load_images returns")
     known = tuple(model.names[label] for label in sorted(model.names))
     if class_places(data.class_names, known, name) == list(range(len(known))):
         return data
@@ -127,6 +131,17 @@ def check_image_size(model: nn.Module, size: Sequence[int], name: str = "split",
             f"model was trained for images of {trained} px, and {name} has {size[-1]} px: {then}",
             ImageSizeWarning,
             stacklevel=3,
+        )
+
+
+def check_split(split: object, name: str = "split") -> None:
+    """Raise ``TypeError`` unless ``split``, the value of argument ``name``, gives batches of images."""
+    if isinstance(split, ImageData):
+        raise TypeError(f"{name} is ImageData: expected a part of it, such as data.val")
+    if not hasattr(split, "batches"):
+        raise TypeError(
+            f"{name} is a {type(split).__name__}: expected a Split, such as data.val; Split(images, labels), of "
+            "yolo_slim_lessons.data, makes one of tensors"
         )
 
 

@@ -16,6 +16,7 @@ import torch
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.agreement import check_image_size
+from yolo_slim_lessons.arguments import check_positive_integer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.deployment.onnx_graph import onnx_graph
 from yolo_slim_lessons.deployment.preprocessing import with_preprocessing, with_softmax
@@ -83,6 +84,7 @@ def export_onnx(
     path = Path(path)
     _check_arguments(model, path, precision, bits, calibration)
     size = image_size_of(model) if image_size is None else image_size
+    check_positive_integer("image_size", size)
     check_image_size(model, (size, size), "image_size")
     names = list(class_names_of(model).values())
     channels = input_format(model)["channels"]

@@ -70,7 +70,7 @@ def run_onnx(
 
     Args:
         session: from ``onnx_session``.
-        images: a ``Split``, or a tensor N×3×H×W, uint8 or float 0…1.
+        images: a ``Split``, or a tensor or NumPy array N×3×H×W, uint8 or float 0…1.
         batch_size: images in one call of ONNX Runtime.
 
     Raises:
@@ -86,6 +86,8 @@ def run_onnx(
         'Ankle boot'
     """
     check_positive_integer("batch_size", batch_size)
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images)
     entry = session.get_inputs()[0]
     reads_bytes = entry.type == "tensor(uint8)"
     channels = 3 if reads_bytes else entry.shape[1]

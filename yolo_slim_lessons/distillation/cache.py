@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.agreement import check_image_size
+from yolo_slim_lessons.agreement import check_image_size, check_split
 from yolo_slim_lessons.arguments import check_positive_integer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.data.splits import batch_places, formatted
@@ -75,6 +75,7 @@ def cache_teacher(
         ValueError: ``versions`` is no positive integer, or more than one without augmentation.
     """
     teacher = as_classifier(teacher, "teacher")
+    check_split(split)
     check_image_size(teacher, split.height_width)
     check_positive_integer("versions", versions)
     if not augment and versions > 1:

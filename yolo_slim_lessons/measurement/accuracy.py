@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import nn
 from tqdm.auto import tqdm
 
-from yolo_slim_lessons.agreement import check_image_size, join_split
+from yolo_slim_lessons.agreement import check_image_size, check_split, join_split
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.models import as_network, copy_model, input_format, logits
 
@@ -75,6 +75,7 @@ def predict(model: nn.Module, split: Split, batch_size: int = 128, progress: boo
 
     ``model`` computes where it is and in its own number type; the answers are with the labels of ``split``.
     """
+    check_split(split)
     return _probabilities(as_network(model), split, batch_size, progress)
 
 
@@ -108,9 +109,9 @@ def evaluate(model: nn.Module, split: Split, batch_size: int = 128, progress: bo
         ValueError: the split is empty, or has classes or labels that the model does not know.
     """
     model = as_network(model)
+    split = join_split(model, split)
     if len(split) == 0:
         raise ValueError("split is empty: expected at least one image")
-    split = join_split(model, split)
     unknown = split.labels[(split.labels < 0) | (split.labels >= len(model.names))]
     if len(unknown):
         raise ValueError(f"split has label {unknown[0]}, but the model knows the labels 0 to {len(model.names) - 1}")

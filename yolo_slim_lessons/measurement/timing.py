@@ -5,6 +5,7 @@ Used from lesson 02 on. Leaves out: every processor but the one it runs on.
 
 import time
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ def compare(
 def _time_in_turns(models, batch_size, image_size, repeats, warmup, threads) -> list[Latency]:
     least = {"batch_size": 1, "image_size": 1, "repeats": 1, "warmup": 0, "threads": 1}
     for name, value in zip(least, (batch_size, image_size, repeats, warmup, threads), strict=True):
-        if value is not None and value < least[name]:
+        if value is not None and (not isinstance(value, Integral) or value < least[name]):
             raise ValueError(f"{name}={value!r}: expected {least[name]} or more")
     models = [
         as_network(model, only_measured=True) if isinstance(model, torch.nn.Module) else model for model in models

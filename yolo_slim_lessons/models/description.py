@@ -60,6 +60,8 @@ def blank_images(model: nn.Module, image_size: int | None = None, count: int = 1
     """
     what = input_format(model)
     size = image_size_of(model) if image_size is None else image_size
+    if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+        raise ValueError(f"image_size={size!r}: expected pixels a side, such as 64; images are squares")
     return torch.zeros(count, what["channels"], size, size, dtype=what["dtype"], device=what["device"])
 
 

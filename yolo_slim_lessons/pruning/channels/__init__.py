@@ -15,7 +15,7 @@ import torch
 from torch.optim.swa_utils import update_bn
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.agreement import check_image_size
+from yolo_slim_lessons.agreement import check_image_size, check_split
 from yolo_slim_lessons.arguments import check_choice, check_positive_integer, check_rate
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import trace
@@ -122,6 +122,7 @@ def reestimate_batchnorm(model: ClassificationModel, split: Split, batch_size: i
         ValueError: the split is empty, or the model has no BatchNorm.
     """
     model = as_network(model)
+    check_split(split)
     if len(split) == 0:
         raise ValueError("split is empty: expected some hundred training images")
     check_image_size(model, split.height_width)
