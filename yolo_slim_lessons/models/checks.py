@@ -81,6 +81,14 @@ def check_classifier(model: object, name: str = "model") -> None:
     raise TypeError(f"{name} is a {kind}: expected a classifier, such as load_model() returns")
 
 
+def not_finite(model: nn.Module) -> list[str]:
+    """Names of the weights, biases and running statistics of ``model`` that hold NaN or infinity."""
+    tensors = [(key, tensor) for key, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)]
+    floats = [(key, tensor) for key, tensor in tensors if tensor.is_floating_point() and not tensor.is_meta]
+    # A sum is quicker than a look at each number, and finite only if they all are; it may be too large, though.
+    return [key for key, tensor in floats if not tensor.sum().isfinite() and not tensor.isfinite().all()]
+
+
 def check_finite(model: nn.Module, name: str = "model") -> None:
     """Raise ``ValueError`` if a weight, bias or running statistic of ``model`` is NaN or infinite.
 
@@ -92,10 +100,7 @@ def check_finite(model: nn.Module, name: str = "model") -> None:
         ...
         ValueError: student has numbers that are not finite (NaN or infinity), in bias: whatever it computes is ...
     """
-    tensors = [(key, tensor) for key, tensor in model.state_dict().items() if isinstance(tensor, torch.Tensor)]
-    floats = [(key, tensor) for key, tensor in tensors if tensor.is_floating_point() and not tensor.is_meta]
-    # A sum is quicker than a look at each number, and finite only if they all are; it may be too large, though.
-    broken = [key for key, tensor in floats if not tensor.sum().isfinite() and not tensor.isfinite().all()]
+    broken = not_finite(model)
     if broken:
         others = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
         raise ValueError(

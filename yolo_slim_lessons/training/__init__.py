@@ -20,7 +20,8 @@ from yolo_slim_lessons.agreement import check_image_size, join_data
 from yolo_slim_lessons.data import ImageData, Split, as_floats
 from yolo_slim_lessons.data.splits import batch_places
 from yolo_slim_lessons.files import fingerprint
-from yolo_slim_lessons.models import as_classifier, input_format, logits, values_of, weight_layers
+from yolo_slim_lessons.models import as_classifier, input_format, logits, weight_layers
+from yolo_slim_lessons.models.checks import not_finite
 from yolo_slim_lessons.training.augmentation import augmented, blending
 from yolo_slim_lessons.training.state import TrainingState
 
@@ -130,7 +131,7 @@ def fit(
         bar.update(first_epoch * steps)
         for epoch in range(first_epoch, epochs):
             mean_loss = _train_epoch(state, data.train, loss, blend, bar)
-            if not (math.isfinite(mean_loss) and all(value.isfinite().all() for value in values_of(state.result))):
+            if not math.isfinite(mean_loss) or not_finite(state.result):
                 raise ValueError(
                     f"loss or weights became NaN or infinite in epoch {epoch + 1} of {epochs} at "
                     f"learning_rate={learning_rate!r}: the steps were too large, so try a tenth of it"
