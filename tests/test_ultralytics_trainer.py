@@ -376,6 +376,21 @@ def test_a_teacher_with_its_classes_in_another_order_is_refused(file, images, na
         train(file, images, tmp_path, teacher=path)
 
 
+def test_the_last_layer_follows_the_order_of_the_folders(data, nano, tmp_path):
+    folder = slim.write_image_folder(data, tmp_path / "images", test=10)
+    for path in folder.glob("*/*"):
+        path.rename(
+            path.with_name(path.name.partition(" ")[2])
+        )  # without a number, and so in the order of the alphabet
+    yolo = train(slim.save_model(nano, tmp_path / "nano.pt"), folder, tmp_path, lr0=1e-9, optimizer="SGD")
+    assert list(yolo.names.values()) == sorted(yolo.names.values())
+    before, after = nano.model[-1].linear.weight, yolo.model.model[-1].linear.weight
+    order = [
+        next(n for n, known in nano.names.items() if known.replace("/", "-") == name) for name in yolo.names.values()
+    ]
+    torch.testing.assert_close(after.float(), before[order], rtol=0, atol=2e-3)  # FP16 in the file
+
+
 def test_weights_of_another_file_are_refused(file, images, nano, tmp_path):
     other = slim.save_model(nano, tmp_path / "other.pt")
     with pytest.raises(ValueError, match=r"pretrained='.*other\.pt': SlimTrainer keeps the architecture of the model"):

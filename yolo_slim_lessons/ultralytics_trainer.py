@@ -18,6 +18,7 @@ from ultralytics.nn.tasks import ClassificationModel
 from ultralytics.utils import DEFAULT_CFG, RANK, YAML
 from ultralytics.utils.torch_utils import unwrap_model
 
+from yolo_slim_lessons.agreement import class_places
 from yolo_slim_lessons.distillation import soft_target_loss
 from yolo_slim_lessons.distillation.checks import check_class_names, check_numbers, check_teacher
 from yolo_slim_lessons.models import copy_model, load_model, logits
@@ -40,8 +41,9 @@ class SlimTrainer(ClassificationTrainer):
     - temperature: of the soft targets, above 0; 4.0 unless told.
     - alpha: share of the teacher, 0…1; 0.9 unless told.
 
-    A new class count gets a new last layer, as with Ultralytics. ``pretrained=False`` keeps the architecture and draws
-    new weights. ``resume=True`` finds all three in the checkpoint; pass ``trainer=SlimTrainer`` again.
+    The classes of model and data are joined by name: where they stand in another order, the last layer follows the
+    data. A new class count gets a new last layer, as with Ultralytics. ``pretrained=False`` keeps the architecture and
+    draws new weights. ``resume=True`` finds all three in the checkpoint; pass ``trainer=SlimTrainer`` again.
 
     Raises:
         ValueError: a number is out of range; teacher and data differ in their classes; the teacher is the student;
@@ -86,6 +88,7 @@ class SlimTrainer(ClassificationTrainer):
                 "model is fused, perhaps by predict or val: open its file again with YOLO(path) to train it"
             )
         model = copy_model(weights).float()
+        _bring_into_order(model, tuple(self.data["names"].values()))
         ClassificationModel.reshape_outputs(model, self.data["nc"])
         model.yaml["nc"] = self.data["nc"]
         for module in model.modules():
@@ -144,6 +147,16 @@ class SlimTrainer(ClassificationTrainer):
         teacher = load_model(self.args.teacher).requires_grad_(False)
         check_class_names(tuple(teacher.names.values()), tuple(self.data["names"].values()), "data")
         return teacher
+
+
+def _bring_into_order(model: ClassificationModel, names: tuple[str, ...]) -> None:
+    """Let the outputs of ``model``, in place, follow ``names``, the classes of the data, if both have the same."""
+    try:
+        places = class_places(names, tuple(model.names.values()))
+    except ValueError:  # other classes, which get a new last layer or learn this one anew
+        return
+    last = model.model[-1].linear
+    last.weight.data, last.bias.data = last.weight.data[places], last.bias.data[places]
 
 
 def _loss(criterion, teacher: ClassificationModel, temperature: float, alpha: float, preds, batch: dict):

@@ -9,6 +9,7 @@ from numbers import Real
 import torch
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.agreement import class_places
 from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.data.splits import formatted
 from yolo_slim_lessons.data.stored import same
@@ -48,7 +49,11 @@ def check_class_names(teacher_names: tuple[str, ...], names: tuple[str, ...], wh
     """Raise ``ValueError`` unless both have as many classes, and those that are named alike stand in the same order."""
     if len(teacher_names) != len(names):
         raise ValueError(f"teacher has {len(teacher_names)} classes, {whose} has {len(names)}: they must agree")
-    if set(teacher_names) == set(names) and tuple(teacher_names) != tuple(names):
+    try:
+        places = class_places(names, teacher_names)
+    except ValueError:  # other names, perhaps of the same classes
+        return
+    if places != list(range(len(names))):
         raise ValueError(
             f"teacher and {whose} know the same classes in another order, {list(teacher_names)} and {list(names)}: "
             "what the teacher says would be taken for another class"
