@@ -45,7 +45,7 @@ def weights_copy(tmp_path, monkeypatch):
     copy.mkdir()
     for name in ("nano.pt", "SHA256SUMS"):
         shutil.copy(WEIGHTS_DIR / name, copy)
-    monkeypatch.setattr(models, "WEIGHTS_DIR", copy)
+    monkeypatch.setattr(models.storing, "WEIGHTS_DIR", copy)
     return copy
 
 

@@ -20,8 +20,7 @@ from yolo_slim_lessons.agreement import check_image_size, join_data
 from yolo_slim_lessons.data import ImageData, Split, as_floats
 from yolo_slim_lessons.data.splits import batch_places
 from yolo_slim_lessons.files import fingerprint
-from yolo_slim_lessons.models import as_classifier, input_format, logits, weight_layers
-from yolo_slim_lessons.models.checks import not_finite
+from yolo_slim_lessons.models import as_classifier, input_format, logits, not_finite, weight_layers
 from yolo_slim_lessons.training.augmentation import augmented, blending
 from yolo_slim_lessons.training.state import TrainingState
 
