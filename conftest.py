@@ -14,3 +14,9 @@ os.environ["YOLO_SLIM_PROGRESS"] = os.path.join(_settings.name, "progress.json")
 # Every Python that tests start, and so the kernel of every lesson, ends if it asks the network for anything.
 _paths = [str(Path(__file__).parent / "tests" / "no_network"), os.environ.get("PYTHONPATH")]
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _paths))
+
+
+def pytest_runtest_logreport(report):
+    """Say at once what failed, for the summary at the end is lost when a run is cut off."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        print(f"\n{report.nodeid}, {report.when}:\n{report.longreprtext}")

@@ -1,9 +1,11 @@
 """How the package is built: few public names, loaded when they are used, and imports that go downwards only."""
 
 import ast
+import importlib
 import inspect
 from pathlib import Path
 
+import nbformat
 import pytest
 
 import yolo_slim_lessons as slim
@@ -116,6 +118,33 @@ def test_no_module_imports_itself_by_a_detour():
 
     for name in MODULES:
         visit(name)
+
+
+def code_cells(notebook):
+    return [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+
+
+ROOT = PACKAGE.parent
+CODE = [
+    *((lesson, cell.source) for lesson in sorted(ROOT.glob("notebooks/**/*.ipynb")) for cell in code_cells(lesson)),
+    *(
+        (file, file.read_text(encoding="utf-8"))
+        for folder in ("benchmarks", "examples", "tools", "tests", "yolo_slim_lessons")
+        for file in sorted((ROOT / folder).rglob("*.py"))
+    ),
+]
+
+
+def test_whatever_is_imported_from_the_package_is_there():
+    for file, source in CODE:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
+                module = importlib.import_module(node.module)
+                for name in {alias.name for alias in node.names} - {"*"} - vars(module).keys():
+                    try:
+                        importlib.import_module(f"{node.module}.{name}")
+                    except ModuleNotFoundError:
+                        assert hasattr(module, name), f"{file.relative_to(ROOT)}: {node.module} has no {name}"
 
 
 def test_production_does_not_patch():

@@ -194,9 +194,11 @@ class Lesson:
         self.command("notebook:run-cell")
 
     def run_all(self) -> None:
-        """What the menu's *Run All Cells* does, until the kernel rests."""
+        """What the menu's *Run All Cells* does, until the kernel rests; a cell that fails ends it at once."""
         self.command("notebook:run-all-cells")
-        self.page.wait_for_function("() => lesson.haveRun()", timeout=1000 * RUN_SECONDS, polling=200)
+        ended = "() => lesson.haveRun() || lesson.errors().length"
+        self.page.wait_for_function(ended, timeout=1000 * RUN_SECONDS, polling=200)
+        assert self.errors() == []
 
     def errors(self) -> list[str]:
         """Outputs in error, of cells that do not announce one, and the text of dialogs."""
