@@ -332,16 +332,16 @@ def surveys(monkeypatch, survey):
 
 
 def test_a_budget_of_bytes_is_planned_kept_and_checked(nano, few, surveys, tmp_path):
-    budget = slim.Budget(target_bytes=100_000, max_drop=0.05, epochs=0)
+    budget = slim.Budget(target_bytes=40_000, max_drop=0.05, epochs=0)
     made = compress(nano, few, budget, folder=tmp_path, progress=False)
     size, drop = made.targets
-    assert (size.name, size.allowed, size.met) == ("target_bytes", 100_000, True)
+    assert (size.name, size.allowed, size.met) == ("target_bytes", 40_000, True)
     assert size.measured == slim.save_packed(made.model, tmp_path / "made.slim").stat().st_size
     assert (drop.name, drop.allowed, drop.measured, drop.met) == ("max_drop", 0.05, made.drop, made.drop <= 0.05)
     assert not drop.met  # nothing was trained
     assert not made.met
     for shown in (repr(made), made._repr_html_()):
-        assert f"target_bytes met: {size.measured:,}, allowed 100,000" in shown
+        assert f"target_bytes met: {size.measured:,}, allowed 40,000" in shown
         assert f"max_drop NOT met: {made.drop:.4g}, allowed 0.05" in shown
     (plan,) = tmp_path.glob("plan-*.yaml")
     assert yaml.safe_load(plan.read_text(encoding="utf-8")) == made.recipe

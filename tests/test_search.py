@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 from scipy.special import softmax
+from scipy.stats import spearmanr
 from torch import nn
 
 import yolo_slim_lessons as slim
@@ -68,7 +70,12 @@ def survey(nano, few):
     return survey_layers(nano, few.val, images=24, bits=(2, 4, 8), progress=False)
 
 
-def test_survey_is_the_divergence_with_one_layer_narrowed(nano, few, survey):
+@pytest.fixture(scope="module")
+def exact(nano, few):
+    return survey_layers(nano, few.val, images=24, bits=(2, 4, 8), exact=True, progress=False)
+
+
+def test_the_exact_survey_is_the_divergence_with_one_layer_narrowed(nano, few, exact):
     images = as_floats(few.val.take(24).images)
 
     def probabilities(model):
@@ -79,14 +86,37 @@ def test_survey_is_the_divergence_with_one_layer_narrowed(nano, few, survey):
         with torch.no_grad():
             return softmax(logits(model, images).double().numpy(), 1)
 
-    scan = survey.channels
+    scan = exact.channels
     names = [scan.groups[members[0]].name for members in scan.families]
     row = names.index("model.5.conv")
     assert scan.counts[row].tolist() == [128, 96, 64, 32, 16, 8]
     p, q = probabilities(nano), probabilities(slim.prune_channels(nano, {"model.5.conv": 0.75}))
     assert scan.losses[row][3] == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=0.01)
     assert all((np.diff(losses) >= 0).all() and losses[0] == 0 for losses in scan.losses)
-    assert survey.bits.layers == tuple(name for name, _ in slim.weight_layers(nano))
+    assert exact.bits.layers == tuple(name for name, _ in slim.weight_layers(nano))
+
+
+def all_losses(survey):
+    return np.concatenate([losses[1:] for losses in survey.channels.losses]), survey.bits.loss.ravel()
+
+
+def test_the_survey_of_one_pass_ranks_as_the_exact_one_does(nano, data):
+    options = {"images": 64, "bits": (3,), "progress": False}
+    surveys = [survey_layers(nano, data.val, exact=exact, **options) for exact in (False, True)]
+    for estimated, measured in zip(*map(all_losses, surveys), strict=True):
+        assert spearmanr(estimated, measured).statistic > 0.9
+        # The small ones, on which plans are built, have the right size, too.
+        small = (measured > 1e-4) & (measured < 0.1)
+        assert 0.5 < np.exp(np.log(estimated[small] / measured[small]).mean()) < 2
+
+
+@pytest.mark.slow
+def test_the_survey_of_one_pass_serves_attention_and_depthwise_convolutions(data):
+    model = slim.load_model(Path(__file__).parent / "files" / "yolo11n.pt")
+    options = {"images": 64, "bits": (3,), "progress": False}
+    surveys = [survey_layers(model, data.val, exact=exact, **options) for exact in (False, True)]
+    for estimated, measured in zip(*map(all_losses, surveys), strict=True):
+        assert spearmanr(estimated, measured).statistic > 0.9
 
 
 def test_models_of_the_sequence_get_smaller_and_never_cheaper(nano, survey):

@@ -1,6 +1,6 @@
 """Budgets: from bytes and milliseconds to a recipe with a rate for each layer and bits for each layer.
 
-``survey_layers`` looks at some hundred images of ``val`` with each layer narrowed and with each layer rounded, and
+``survey_layers`` tells from some hundred images of ``val`` what narrowing or rounding each layer would cost, and
 ``plan_recipe`` spends the budget where the answers moved least; nothing is trained. Used in lesson 08. Leaves out:
 energy, memory, and the accuracy that training wins back, which ``compress`` measures for ``max_drop``.
 """
@@ -87,7 +87,13 @@ class Survey:
 
 
 def survey_layers(
-    model: ClassificationModel, split: Split, *, images: int = 256, bits: Iterable[int] = BITS, progress: bool = True
+    model: ClassificationModel,
+    split: Split,
+    *,
+    images: int = 256,
+    bits: Iterable[int] = BITS,
+    exact: bool = False,
+    progress: bool = True,
 ) -> Survey:
     """Narrow each layer alone, round each layer alone, and see how far the answers move (KL divergence, nats).
 
@@ -96,6 +102,7 @@ def survey_layers(
         split: ``data.val``; labels are not looked at.
         images: so many of them, stratified, at least 2; more make the plan steadier and this slower.
         bits: what plans may choose from for the weights of a layer, 2 to 16.
+        exact: run each changed network, in place of estimating all from one pass; it takes several times as long.
         progress: show a progress bar.
 
     Raises:
@@ -106,7 +113,8 @@ def survey_layers(
     if isinstance(images, bool) or not isinstance(images, int) or min(images, len(split)) < 2:
         raise ValueError(f"images={images!r}, of {len(split)}: expected 2 or more, such as 256")
     some = split.take(min(images, len(split)))
-    return Survey(scan_channels(model, some, progress), bit_sensitivity(model, some, bits, progress=progress))
+    options = {"exact": exact, "progress": progress}
+    return Survey(scan_channels(model, some, **options), bit_sensitivity(model, some, bits, **options))
 
 
 def plan_recipe(model: ClassificationModel, survey: Survey, budget: Budget) -> dict:

@@ -4,8 +4,12 @@ Used in lesson 08, by ``plan_recipe``. Leaves out: that losses of several layers
 training wins back.
 """
 
+import itertools
 import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,8 +19,9 @@ from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.graph import trace
-from yolo_slim_lessons.models import as_classifier, copy_model, input_format, logits
+from yolo_slim_lessons.graph import Graph, trace
+from yolo_slim_lessons.measurement.one_pass import AT_ONCE, Change, estimate_divergences, through
+from yolo_slim_lessons.models import as_classifier, copy_model, input_format, logits, weight_layers
 from yolo_slim_lessons.pruning.channels import highest
 from yolo_slim_lessons.pruning.channels.budget import full_counts, layer_prices, rated_counts, smallest_counts
 from yolo_slim_lessons.pruning.channels.criteria import importance
@@ -57,38 +62,75 @@ class ChannelScan:
 
 
 @torch.no_grad()
-def scan_channels(model: ClassificationModel, split: Split, progress: bool = True) -> ChannelScan:
+def scan_channels(
+    model: ClassificationModel, split: Split, *, exact: bool = False, progress: bool = True
+) -> ChannelScan:
     """Narrow one family of layers at a time and see how far the answers on ``split`` move.
 
     BatchNorm normalizes by the images at hand: what outdated statistics would cost, ``reestimate_batchnorm`` mends.
+
+    Args:
+        model: a float classifier, unfused; it is left alone.
+        split: some hundred images; labels are not looked at.
+        exact: build and run each narrower network, in place of estimating all in one pass (``one_pass``).
+        progress: show a progress bar.
     """
     model = as_classifier(model)
     check_prunable(model)
-    graph = trace(model)
+    graph = trace(model, split.height_width)
     groups = channel_groups(model, graph)
     scores, full = importance(model, groups, graph=graph), full_counts(groups)
-    families: dict[tuple[int, ...], str] = {}
+    families: dict[tuple[int, ...], list[np.ndarray]] = {}  # members → what is tried
     for group in groups:
         if group.prunable:
             layer = group.producers[0].layer
-            smallest = rated_counts(groups, {layer: ALL}, ROUND_TO)
-            if members := tuple(np.flatnonzero(smallest < full).tolist()):
-                families.setdefault(members, layer)
+            tried = [rated_counts(groups, {layer: rate}, ROUND_TO) for rate in (*TRIED_RATES, ALL)]
+            if members := tuple(np.flatnonzero(tried[-1] < full).tolist()):
+                narrower = {counts[members[0]]: counts for counts in tried if counts[members[0]] < full[members[0]]}
+                families.setdefault(members, list(narrower.values()))
+    tried = [highest(groups, scores, counts) for family in families.values() for counts in family]
+    moved = iter((_exact_losses if exact else _estimated_losses)(model, split, graph, groups, tried, progress))
+    kept, lost = [], []
+    for members, family in families.items():
+        kept.append(np.array([full[members[0]], *(counts[members[0]] for counts in family)]))
+        lost.append(np.maximum.accumulate([0.0, *itertools.islice(moved, len(family))]))
+    return ChannelScan(groups, [np.array(members) for members in families], kept, lost)
+
+
+def _exact_losses(model, split: Split, graph: Graph, groups: list[ChannelGroup], tried, progress: bool) -> list[float]:
+    """The divergence of answers, nats, of each network that keeps the channels of ``tried``."""
     expected = _log_answers(model, split)
-    counts, losses = [], []
-    for members, layer in tqdm(families.items(), "scan channels", disable=not progress, leave=False):
-        kept, lost = [full[members[0]]], [0.0]
-        for rate in (*TRIED_RATES, ALL):
-            tried = rated_counts(groups, {layer: rate}, ROUND_TO)
-            count = tried[members[0]]
-            if count < kept[-1]:
-                narrow = remove_channels(model, groups, highest(groups, scores, tried), graph)
-                moved = F.kl_div(_log_answers(narrow, split), expected, reduction="batchmean", log_target=True)
-                kept.append(count)
-                lost.append(max(moved.item(), lost[-1]))
-        counts.append(np.array(kept))
-        losses.append(np.array(lost))
-    return ChannelScan(groups, [np.array(members) for members in families], counts, losses)
+    losses = []
+    for keep in tqdm(tried, "scan channels", disable=not progress, leave=False):
+        found = _log_answers(remove_channels(model, groups, keep, graph), split)
+        losses.append(F.kl_div(found, expected, reduction="batchmean", log_target=True).item())
+    return losses
+
+
+def _estimated_losses(model, split: Split, graph: Graph, groups: list[ChannelGroup], tried, progress: bool):
+    """The same without building the networks."""
+    model = copy_model(model).eval().to(memory_format=torch.channels_last)
+    layers = dict(weight_layers(model))
+    changes = [_removal(layers, groups, keep) for keep in tried]
+    return estimate_divergences(model, graph, _batches(model, split, AT_ONCE), changes, progress)
+
+
+def _removal(layers: Mapping[str, nn.Module], groups: list[ChannelGroup], keep: Mapping[str, torch.Tensor]) -> Change:
+    """What the readers of channels lose when these are removed."""
+    made, read = defaultdict(list), defaultdict(list)
+    for group in groups:
+        if group.name in keep:
+            gone = torch.nonzero(~keep[group.name])[:, 0].tolist()
+            for parts, places in ((group.producers, made), (group.consumers, read)):
+                for part in parts:
+                    places[part.layer] += [part.start + place for place in gone]
+
+    def error_of(layer: nn.Module, gone: list[int], x: torch.Tensor) -> torch.Tensor:
+        return -through(layer, x[:, gone], layer.weight[:, gone])
+
+    # A depthwise convolution's outputs go with its inputs: their readers tell what is lost.
+    readers = {name: layers[name] for name, gone in read.items() if gone and getattr(layers[name], "groups", 1) == 1}
+    return Change({name: partial(error_of, layer, read[name]) for name, layer in readers.items()}, made)
 
 
 def narrower_models(
@@ -132,6 +174,10 @@ def _log_answers(model: ClassificationModel, split: Split) -> torch.Tensor:
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.train()
-    size = math.ceil(len(split) / math.ceil(len(split) / BATCH))
-    batches = split.batches(size, merge_single=True, **input_format(model))  # alike: one image has no statistics
-    return torch.cat([logits(model, images).log_softmax(1) for images, _ in batches])
+    return torch.cat([logits(model, images).log_softmax(1) for images in _batches(model, split, BATCH)])
+
+
+def _batches(model: ClassificationModel, split: Split, most: int) -> Iterator[torch.Tensor]:
+    """Batches of much the same size: one image alone has no statistics."""
+    size = math.ceil(len(split) / math.ceil(len(split) / most))
+    return (images for images, _ in split.batches(size, merge_single=True, **input_format(model)))
