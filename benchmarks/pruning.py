@@ -64,16 +64,16 @@ def _rows(block, rows: slice):
     return block
 
 
-def torch_pruning(model: nn.Module, target_macs: float) -> tuple[nn.Module, int]:
+def torch_pruning(model: nn.Module, target_macs: float, image_size: int = 64) -> tuple[nn.Module, int]:
     """The largest model within the target, and what its channel counts are multiples of."""
-    pruned = torch_pruning_rounded(model, target_macs, round_to=8)
+    pruned = torch_pruning_rounded(model, target_macs, 8, image_size)
     if slim.count_macs(pruned) >= (target_macs - NEAR) * slim.count_macs(model):
         return pruned, 8
-    return torch_pruning_rounded(model, target_macs, round_to=1), 1
+    return torch_pruning_rounded(model, target_macs, 1, image_size), 1
 
 
 def torch_pruning_rounded(
-    model: nn.Module, target_macs: float, round_to: int, with_two_convs: bool = True
+    model: nn.Module, target_macs: float, round_to: int, image_size: int = 64, with_two_convs: bool = True
 ) -> nn.Module:
     """The largest model within the target that Torch-Pruning's magnitude pruner makes."""
     whole = slim.count_macs(model)
@@ -87,7 +87,7 @@ def torch_pruning_rounded(
                     pruned.model[position] = TwoConvC2f(block)
         tp.pruner.MagnitudePruner(
             pruned,
-            torch.zeros(1, 3, 64, 64),
+            torch.zeros(1, 3, image_size, image_size),
             importance=tp.importance.MagnitudeImportance(),
             pruning_ratio=ratio,
             ignored_layers=[pruned.model[-1].linear],

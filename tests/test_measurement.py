@@ -11,7 +11,7 @@ from ultralytics.utils.torch_utils import get_flops
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.data import FASHION_MNIST_CLASSES, Split
-from yolo_slim_lessons.measurement import LayerCost, checkpoint_bytes, score, timing, weight_bytes
+from yolo_slim_lessons.measurement import LayerCost, checkpoint_bytes, paired_difference, score, timing, weight_bytes
 from yolo_slim_lessons.models import copy_model, weight_layers
 
 
@@ -104,6 +104,29 @@ def test_wilson_interval_by_its_formula():
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
     assert slim.wilson_interval(9_400, n) == pytest.approx((middle - reach, middle + reach), abs=1e-7)
+
+
+def test_the_paired_interval_holds_the_true_difference_as_often_as_it_says():
+    random, images = np.random.default_rng(0), 300
+    held = 0
+    for _ in range(1000):
+        kind = random.choice(4, images, p=[0.85, 0.06, 0.03, 0.06])  # both right, only the first, only the second, none
+        _, low, high = paired_difference(kind < 2, (kind == 0) | (kind == 2))
+        held += low <= 0.03 <= high
+    assert 0.93 < held / 1000 < 0.975
+
+
+def test_equal_answers_differ_by_nothing_within_little():
+    right = np.arange(1000) % 10 > 0
+    difference, low, high = paired_difference(right, right)
+    assert difference == 0
+    assert -0.005 < low < 0 < high < 0.005
+
+
+@pytest.mark.parametrize("images", [0, 3])
+def test_only_answers_to_the_same_images_are_paired(images):
+    with pytest.raises(ValueError, match=f"first is of {images} images, second of"):
+        paired_difference(np.ones(images, bool), np.ones(2 if images else 0, bool))
 
 
 def test_wilson_interval_at_its_ends():

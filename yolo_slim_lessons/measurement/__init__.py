@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from torch import nn
 
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.measurement.accuracy import ClassScores, Scores, evaluate, predict, score, wilson_interval
+from yolo_slim_lessons.measurement.accuracy import (
+    ClassScores,
+    Scores,
+    evaluate,
+    paired_difference,
+    predict,
+    score,
+    wilson_interval,
+)
 from yolo_slim_lessons.measurement.size import (
     LayerCost,
     checkpoint_bytes,
@@ -36,6 +44,7 @@ __all__ = [
     "evaluate",
     "layer_costs",
     "measure",
+    "paired_difference",
     "predict",
     "quantized_bytes",
     "score",
