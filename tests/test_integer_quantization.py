@@ -1,6 +1,7 @@
 """Integer quantization against numpy, torch's own rounding, plain integer arithmetic, and its own two executions."""
 
 import copy
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +17,7 @@ import yolo_slim_lessons as slim
 from yolo_slim_lessons.data import as_floats
 from yolo_slim_lessons.models import logits
 from yolo_slim_lessons.quantization import (
+    FidelityWarning,
     IntegerGrid,
     QuantizedConv2d,
     fold_batchnorm,
@@ -26,6 +28,7 @@ from yolo_slim_lessons.quantization import (
     simulated_outputs,
 )
 from yolo_slim_lessons.quantization.execution import accumulate, divide, fixed_point_multiplier
+from yolo_slim_lessons.quantization.few_bits import bit_sensitivity
 from yolo_slim_lessons.quantization.layers import QuantizedActivation, QuantizedSum
 
 
@@ -411,3 +414,33 @@ def test_dequantized_layers_are_ordinary_and_answer_the_same(nano, data, tmp_pat
 def test_quantized_activations_are_not_for_ordinary_layers(w8a8):
     with pytest.raises(ValueError, match=r"model has quantized activations \(model\.0\.act\)"):
         slim.dequantize(w8a8)
+
+
+# a warning where rounding ruins
+
+
+def fidelity_warnings(call, *arguments, **options):
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        call(*arguments, **options)
+    return [warning for warning in given if warning.category is FidelityWarning]
+
+
+def test_whoever_takes_too_few_bits_is_told_how_little_is_left_and_what_repairs_it(nano, calibration):
+    assert not fidelity_warnings(slim.quantize_integer, nano, 8)
+    assert not fidelity_warnings(slim.quantize_integer, nano, 4)
+    (warning,) = fidelity_warnings(slim.quantize_integer, nano, 2)
+    assert warning.filename == __file__
+    for part in ("on random pictures", "learn_rounding(quantized, model, calibration)", "train_quantized("):
+        assert part in str(warning.message)
+    assert not fidelity_warnings(slim.quantize_integer, nano, 2, warn=False)
+    (warning,) = fidelity_warnings(slim.quantize_integer, nano, 2, calibration=calibration)
+    images = next(calibration.batches(16))[0]
+    left = signal_to_noise(logits(nano, images), logits(slim.quantize_integer(nano, 2), images))
+    assert f"keep {left:.1f} dB of the float model's on 16 images of calibration" in str(warning.message)
+
+
+def test_what_trains_rounded_weights_does_not_warn_of_where_it_starts(nano, data):
+    few = data.take(64, 16)
+    assert not fidelity_warnings(slim.train_quantized, nano, few, 2, epochs=1, progress=False)
+    assert not fidelity_warnings(bit_sensitivity, nano, few.val, (2,), exact=False, progress=False)

@@ -204,7 +204,7 @@ def _small_enough(model: ClassificationModel, survey: Survey, start, target: flo
         if planned == before:
             break
         rates, bits = planned
-        size = packed_sizes(round_biases(quantize_integer(_narrowed(model, rates), bits))).file
+        size = packed_sizes(round_biases(quantize_integer(_narrowed(model, rates), bits, warn=False))).file
         if best_size < size <= most:
             best, best_size = planned, size
         if enough <= size <= most:

@@ -150,7 +150,7 @@ def hash_of(value: object) -> str:
 
 def _quantize_integer(model, calibration: Split, activation_bits=None, correct_biases: bool = False, **settings):
     images = None if activation_bits is None else calibration
-    quantized = quantize_integer(model, activation_bits=activation_bits, calibration=images, **settings)
+    quantized = quantize_integer(model, activation_bits=activation_bits, calibration=images, warn=False, **settings)
     return few_bits.correct_biases(quantized, model, calibration) if correct_biases else quantized
 
 

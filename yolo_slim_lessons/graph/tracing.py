@@ -60,7 +60,7 @@ def trace(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> 
     """
     shadow = _without_content(model)
     recorder = _Recorder(shadow)
-    size = _size_of(model) if image_size is None else image_size
+    size = image_size_of(model, default=64) if image_size is None else image_size
     height, width = size if isinstance(size, tuple) else (size, size)
     image = blank_images(shadow, height)
     if height != width:
@@ -71,13 +71,6 @@ def trace(model: nn.Module, image_size: int | tuple[int, int] | None = None) -> 
     with torch.no_grad(), recorder:
         scores = logits(forward, image)
     return Graph(tuple(recorder.nodes), recorder.position(scores, "the output"))
-
-
-def _size_of(model: nn.Module) -> int:
-    try:
-        return image_size_of(model)
-    except ValueError:
-        return 64
 
 
 def _without_content(model: nn.Module) -> nn.Module:

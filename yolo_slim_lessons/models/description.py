@@ -13,17 +13,19 @@ from torch import nn
 from ultralytics import YOLO
 
 
-def image_size_of(model: nn.Module) -> int:
-    """Pixels a side that ``model`` was trained for, as its checkpoint says.
+def image_size_of(model: nn.Module, default: int | None = None) -> int:
+    """Pixels a side that ``model`` was trained for, as its checkpoint says; ``default``, if given, where it does not.
 
     Raises:
-        ValueError: the model does not say, or names a height and a width that differ.
+        ValueError: the model does not say, or names a height and a width that differ, and there is no ``default``.
     """
     args = getattr(model, "args", None)
     size = args.get("imgsz") if isinstance(args, dict) else getattr(args, "imgsz", None)
     if isinstance(size, list | tuple) and len(set(size)) == 1:
         size = size[0]
     if not isinstance(size, Integral):
+        if default is not None:
+            return default
         raise ValueError(
             f"the model's image size is {size!r}: expected the pixels a side that it was trained for. Say so with "
             'model.args = {"imgsz": 64}, or whatever it was; models for other shapes than squares are not understood'

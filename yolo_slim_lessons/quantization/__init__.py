@@ -8,7 +8,7 @@ integers (``deployment``).
 """
 
 from yolo_slim_lessons.quantization.execution import integer_outputs, run_integer
-from yolo_slim_lessons.quantization.fidelity import layer_errors, signal_to_noise
+from yolo_slim_lessons.quantization.fidelity import FidelityWarning, layer_errors, signal_to_noise
 from yolo_slim_lessons.quantization.folding import fold_batchnorm
 from yolo_slim_lessons.quantization.grids import IntegerGrid
 from yolo_slim_lessons.quantization.integers import dequantize, quantize_integer
@@ -24,6 +24,7 @@ from yolo_slim_lessons.quantization.simulation import QuantizedModel, simulated_
 
 __all__ = [
     "ActivationTensor",
+    "FidelityWarning",
     "IntegerGrid",
     "QuantizedActivation",
     "QuantizedConv2d",

@@ -6,12 +6,23 @@ Leaves out: accuracy (``measurement.evaluate``), which bears a lot of noise and 
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from yolo_slim_lessons.models import copy_model, weight_layers
+from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.models import copy_model, image_size_of, input_format, logits, weight_layers
 from yolo_slim_lessons.quantization.folding import fold_batchnorm
+from yolo_slim_lessons.quantization.observation import image_batches
+
+LITTLE = 6.0  # dB that logits keep: the photographs' networks then lost 4 points of top-1 and more
+LOOKED_AT = 16  # images
+
+
+class FidelityWarning(UserWarning):
+    """Rounding has changed the answers of a network much; the text says how much, and what repairs it."""
 
 
 def signal_to_noise(reference: torch.Tensor, approximation: torch.Tensor) -> float:
@@ -49,6 +60,37 @@ def layer_errors(
     else:
         exact, rounded = (_outputs(m, images) for m in (reference, approximation))
     return {name: signal_to_noise(exact[name], rounded[name]) for name in exact}
+
+
+@torch.no_grad()
+def warn_if_little_is_left(model: nn.Module, quantized: nn.Module, calibration: Split | torch.Tensor | None) -> None:
+    """Give a ``FidelityWarning`` if the logits of ``quantized`` keep less than ``LITTLE`` dB of those of ``model``.
+
+    Without ``calibration``, random pictures of soft spots stand for images. They tell ruin from rounding, not more.
+    """
+    if calibration is None:
+        images, what = _soft_spots(image_size_of(model, default=64), **input_format(model)), "random pictures"
+    else:
+        images, what = next(image_batches(calibration, LOOKED_AT, model)), f"{LOOKED_AT} images of calibration"
+    left = signal_to_noise(logits(model, images), logits(quantized, images))
+    if left < LITTLE:
+        warnings.warn(
+            f"the logits keep {left:.1f} dB of the float model's on {what}; below {LITTLE:.0f} dB many answers change. "
+            "Bring them back without labels by learn_rounding(quantized, model, calibration), train them by "
+            "train_quantized(model, data, bits), or take more bits",
+            FidelityWarning,
+            stacklevel=5,  # past no_grad, which wraps both functions
+        )
+
+
+def _soft_spots(size: int, channels: int = 3, **what) -> torch.Tensor:
+    """``LOOKED_AT`` pictures made of random spots, from large to small: float N×C×H×W, always the same."""
+    random = torch.Generator().manual_seed(0)
+    images = torch.full((LOOKED_AT, channels, size, size), 0.5)
+    for places, height in ((2, 1.0), (4, 0.8), (8, 0.6), (16, 0.4), (32, 0.3), (64, 0.2)):
+        spots = torch.rand(LOOKED_AT, channels, places, places, generator=random) - 0.5
+        images += height * F.interpolate(spots, (size, size), mode="bilinear")
+    return images.clamp(0, 1).to(**what)
 
 
 def _outputs(model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:

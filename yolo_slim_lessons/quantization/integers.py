@@ -10,12 +10,14 @@ from collections.abc import Mapping
 
 import torch
 from torch import nn
+from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.arguments import check_choice, value_of_each_layer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.graph import Graph, replace_module, trace
 from yolo_slim_lessons.models import as_network, check_classifier, copy_model, device_of, weight_layers
 from yolo_slim_lessons.quantization.calibration import RANGES, choose_grid
+from yolo_slim_lessons.quantization.fidelity import warn_if_little_is_left
 from yolo_slim_lessons.quantization.folding import fold_batchnorm
 from yolo_slim_lessons.quantization.grids import IntegerGrid, check_bits
 from yolo_slim_lessons.quantization.layers import (
@@ -45,6 +47,7 @@ def quantize_integer(
     ranges: str = "mse",
     weight_ranges: str = "mse",
     percentile: float = 99.99,
+    warn: bool = True,
 ) -> nn.Module:
     """Round the weights of convolutions and linear layers, and on request the activations, to integers, in a copy.
 
@@ -65,6 +68,9 @@ def quantize_integer(
         ranges: how ``choose_grid`` finds the ranges of activations.
         weight_ranges: ``"mse"`` or ``"minmax"``, for the weights.
         percentile: for ``ranges="percentile"``.
+        warn: compare a classifier's logits with those of the float model, and give a ``FidelityWarning`` if rounding
+            has left little of them. Networks that were trained from pretrained weights on photographs may lose nearly
+            all with 4 bits, where others lose nothing.
 
     Returns:
         A new model in eval mode, its layers replaced by ``QuantizedConv2d`` and ``QuantizedLinear``: of the same class
@@ -103,7 +109,10 @@ def quantize_integer(
             replace_module(quantized, name, new)
     for tensor, grid in grids:
         place_grid(quantized, tensor, grid)
-    return (QuantizedModel.of(quantized, image_size) if grids else quantized).eval()
+    quantized = (QuantizedModel.of(quantized, image_size) if grids else quantized).eval()
+    if warn and isinstance(model, ClassificationModel):
+        warn_if_little_is_left(model, quantized, calibration)
+    return quantized
 
 
 @torch.no_grad()

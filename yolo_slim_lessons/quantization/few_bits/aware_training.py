@@ -91,7 +91,7 @@ def train_quantized(
         raise ValueError(f"widen={widen!r}: expected a number above 0, such as 2.0")
     if calibration is None and activation_bits is not None:
         calibration = data.train.take(min(CALIBRATION_IMAGES, len(data.train)))
-    quantized = quantize_integer(model, bits, activation_bits, calibration, **(quantize_options or {}))
+    quantized = quantize_integer(model, bits, activation_bits, calibration, warn=False, **(quantize_options or {}))
     original = float_original(quantized, model)
     _widen(quantized, original, widen)
     learner = trainable(quantized, original, lambda grid, weight: RoundedWeight(grid, weight, bit_price))

@@ -74,7 +74,7 @@ def bit_sensitivity(
     bits = tuple(bits)
     if not bits:
         raise ValueError("bits is empty: expected at least one number of bits, 2 to 16")
-    rounded = [dict(weight_layers(quantize_integer(model, number, **quantize_options))) for number in bits]
+    rounded = [dict(weight_layers(quantize_integer(model, number, warn=False, **quantize_options))) for number in bits]
     folded = fold_batchnorm(model)
     layers = [name for name, _ in weight_layers(folded)]
     weights = [[quantized[name].weight for quantized in rounded] for name in layers]
