@@ -22,7 +22,7 @@ from yolo_slim_lessons.data import ImageData, Split, as_floats
 from yolo_slim_lessons.data.splits import batch_places
 from yolo_slim_lessons.files import fingerprint
 from yolo_slim_lessons.models import as_classifier, input_format, logits, not_finite, weight_layers
-from yolo_slim_lessons.training.augmentation import AUGMENTATIONS, augmented, blending
+from yolo_slim_lessons.training.augmentation import AUGMENTATIONS, blending
 from yolo_slim_lessons.training.options import (
     check_class_weights,
     check_image_sizes,

@@ -28,8 +28,7 @@ def augmented(images: torch.Tensor) -> torch.Tensor:
     padded = F.pad(images, [reach] * 4)
     tops, lefts = torch.randint(2 * reach + 1, (2, count)).tolist()
     shifted = [
-        image[:, top : top + height, left : left + width]
-        for image, top, left in zip(padded, tops, lefts, strict=True)
+        image[:, top : top + height, left : left + width] for image, top, left in zip(padded, tops, lefts, strict=True)
     ]
     return _half_mirrored(_partly_erased(shifted))
 

@@ -99,10 +99,7 @@ def image_shares(labels: torch.Tensor, weights: str | Sequence[float] | None) ->
     if weights is None:
         return None
     known = labels[labels >= 0]
-    if isinstance(weights, str):
-        of_class = 1 / known.bincount().double()
-    else:
-        of_class = torch.tensor(weights, dtype=torch.float64)
+    of_class = known.bincount().double().reciprocal() if weights == "balanced" else torch.tensor(weights).double()
     shares = torch.ones(len(labels), dtype=torch.float64)
     shares[labels >= 0] = of_class[known] / of_class[known].mean()
     return shares
@@ -126,7 +123,7 @@ def random_order(count: int, shares: torch.Tensor | None) -> torch.Tensor:
 
 
 def check_image_sizes(sizes: Sequence[int] | None, image_size: int, epochs: int) -> None:
-    """Raise ``ValueError`` unless ``sizes`` is ``None``, or at most one for each epoch and none above ``image_size``."""
+    """Raise ``ValueError`` unless ``sizes`` is ``None``, or at most one an epoch, none above ``image_size``."""
     if sizes is None:
         return
     allowed = range(SMALLEST_IMAGES, image_size + 1)
