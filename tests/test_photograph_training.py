@@ -285,9 +285,9 @@ def test_a_training_with_all_of_it_goes_on_where_it_stopped(small, few, tmp_path
         ({"frozen": "model.0"}, TypeError, r"frozen='model\.0': expected a number of blocks, or names"),
         ({"frozen": ["model.0", "stem"]}, ValueError, "frozen names 'stem', which holds no weights: expected"),
         ({"frozen": ["model"]}, ValueError, r"frozen=\['model'\]: nothing is left that could learn"),
-        ({"image_sizes": ()}, ValueError, r"image_sizes=\(\): expected 1 to 2 sizes \(epochs=2\) of 32 to 64 px"),
+        ({"image_sizes": ()}, ValueError, r"image_sizes=\[\]: expected 1 to 2 sizes \(epochs=2\) of 32 to 64 px"),
         ({"image_sizes": (32, 48, 64)}, ValueError, r"expected 1 to 2 sizes \(epochs=2\)"),
-        ({"image_sizes": (128,)}, ValueError, r"image_sizes=\(128,\): expected 1 to 2 sizes .* of 32 to 64 px"),
+        ({"image_sizes": (128,)}, ValueError, r"image_sizes=\[128\]: expected 1 to 2 sizes .* of 32 to 64 px"),
         ({"image_sizes": 32}, ValueError, "image_sizes=32: expected 1 to 2 sizes"),
     ],
 )

@@ -21,14 +21,18 @@ from yolo_slim_lessons.agreement import check_image_size, join_data
 from yolo_slim_lessons.data import ImageData, Split, as_floats
 from yolo_slim_lessons.data.splits import batch_places
 from yolo_slim_lessons.files import fingerprint
-from yolo_slim_lessons.models import as_classifier, input_format, logits, not_finite, weight_layers
+from yolo_slim_lessons.models import as_classifier, input_format, logits, not_finite
 from yolo_slim_lessons.training.augmentation import AUGMENTATIONS, blending
-from yolo_slim_lessons.training.options import (
+from yolo_slim_lessons.training.checks import (
     check_class_weights,
     check_image_sizes,
+    check_model_and_data,
     check_numbers,
+)
+from yolo_slim_lessons.training.options import (
     frozen_names,
     image_shares,
+    plain,
     random_order,
     size_in_epoch,
     train_mode,
@@ -96,8 +100,8 @@ def fit(
             areas and ``loss`` as for ``mixup``. With both, each batch gets one of the two at random.
         average: share of the old average that stays in each step, such as 0.9995; 0 averages nothing.
         class_weights: for classes of unequal size: how often images of each are seen beside the others, one number for
-            each class. ``"balanced"`` shows all classes equally often, an image of a rare one several times in an epoch
-            (Buda et al., 2018); ``None`` shows each image once. Serves every loss.
+            each class of ``model``. ``"balanced"`` shows all classes equally often, an image of a rare one several
+            times in an epoch (Buda et al., 2018); ``None`` shows each image once. Serves every loss.
         frozen: what stays as it is: a number of blocks, counted from the image, or names of modules. Their BatchNorm
             keeps its statistics, too. Below the first layer that learns, no gradients are computed, which is quicker.
         image_sizes: pixels a side, each for an equal part of the epochs, such as ``(128, 176, 224)``: smaller images
@@ -130,20 +134,20 @@ def fit(
         "mixup": mixup,
         "cutmix": cutmix,
         "average": average,
-        "class_weights": class_weights,
+        "class_weights": plain(class_weights),
         "frozen": frozen_names(model, frozen) or None,
-        "image_sizes": image_sizes,
+        "image_sizes": plain(image_sizes),
         "bfloat16": bfloat16,
         "seed": seed,
         "loss": _description(loss),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
     check_numbers(settings)
-    check_class_weights(class_weights, len(model.names))
+    check_class_weights(settings["class_weights"], len(model.names))
     data = join_data(model, data)
-    _check_model_and_data(model, data, loss)
+    check_model_and_data(model, data, all_labelled=loss is label_loss)
     check_image_size(model, data.train.height_width, "data", "the trained model will be one for these")
-    check_image_sizes(image_sizes, data.image_size, epochs)
+    check_image_sizes(settings["image_sizes"], data.image_size, epochs)
     settings["images"] = len(data.train)
     if checkpoint:
         settings |= {"start": fingerprint(model), "train": data.train.fingerprint()}
@@ -152,14 +156,14 @@ def fit(
     state.note_image_size(data.image_size)
     validation_batch = max(1, min(VALIDATED_AT_ONCE, VALIDATED_PIXELS // data.image_size**2))
     blend = blending(mixup, cutmix, len(data.class_names))
-    shares = image_shares(data.train.labels, class_weights)
+    shares = image_shares(data.train.labels, settings["class_weights"])
 
     with torch.random.fork_rng(), tqdm(total=epochs * steps, desc="train", disable=not progress, leave=False) as bar:
         torch.manual_seed(seed)
         first_epoch = state.resume(checkpoint) if checkpoint else 0
         bar.update(first_epoch * steps)
         for epoch in range(first_epoch, epochs):
-            order, size = random_order(len(data.train), shares), size_in_epoch(image_sizes, epoch, epochs)
+            order, size = random_order(len(data.train), shares), size_in_epoch(settings["image_sizes"], epoch, epochs)
             mean_loss = _train_epoch(state, data.train, order, size, loss, blend, bar)
             if not math.isfinite(mean_loss) or not_finite(state.result):
                 raise ValueError(
@@ -204,27 +208,6 @@ def _train_epoch(
             break
         bar.update()
     return total_loss / len(train)
-
-
-def _check_model_and_data(model: ClassificationModel, data: ImageData, loss: Loss) -> None:
-    dtype = input_format(model)["dtype"]
-    if dtype != torch.float32:
-        raise ValueError(
-            f"model has weights of {dtype}, and fit trains in float32: pass model.float(); "
-            "with bfloat16=True it still multiplies in 16 bits"
-        )
-    for name, layer in weight_layers(model):
-        if getattr(layer, "rounding", True) is None:
-            raise ValueError(
-                f"model is quantized ({name}), and integers cannot learn in small steps: give its float model to "
-                "train_quantized, or train dequantize(model) and quantize it again"
-            )
-    labels = data.train.labels
-    if loss is label_loss and len(labels) and not 0 <= labels.min() <= labels.max() < len(model.names):
-        raise ValueError(
-            f"data.train has labels from {labels.min()} to {labels.max()}: expected 0 to {len(model.names) - 1}; "
-            "distill also learns from images without a label (-1)"
-        )
 
 
 @torch.inference_mode()

@@ -66,9 +66,8 @@ def _recoloured(images: torch.Tensor) -> torch.Tensor:
     brightness, saturation, contrast = factors.to(images.device)
     images = images * brightness
     grey = v2.functional.rgb_to_grayscale(images)
-    images = grey + saturation * (images - grey)
-    mean = grey.mean((1, 2, 3), keepdim=True)
-    return (mean + contrast * (images - mean)).clamp_(0, 255)
+    images = torch.lerp(grey, images, saturation)
+    return torch.lerp(grey.mean((1, 2, 3), keepdim=True), images, contrast).clamp_(0, 255)
 
 
 def _partly_erased(images: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What ``fit`` may be asked for beyond plain training, and the checks of its numbers.
+"""What ``fit`` may be asked for beyond plain training.
 
 Layers that stay as they are, classes that are seen more often than they occur, and first epochs on smaller images.
 Leaves out: the loop itself (``training.fit``), and changes of the images (``augmentation``).
@@ -6,33 +6,19 @@ Leaves out: the loop itself (``training.fit``), and changes of the images (``aug
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.arguments import check_choice, check_positive_integer
-from yolo_slim_lessons.training.augmentation import AUGMENTATIONS
 
-SMALLEST_IMAGES = 32  # pixels a side: of these, the last layers see a single position
-
-
-def check_numbers(settings: Mapping[str, object]) -> None:
-    """Raise ``ValueError`` unless those of ``fit`` are in range."""
-    check_positive_integer("epochs", settings["epochs"])
-    check_positive_integer("batch_size", settings["batch_size"])
-    check_choice("augment", settings["augment"], tuple(AUGMENTATIONS))
-    rate, average = settings["learning_rate"], settings["average"]
-    if rate <= 0:
-        raise ValueError(f"learning_rate={rate!r}: expected a number above 0")
-    for name in ("weight_decay", "mixup", "cutmix"):
-        if settings[name] < 0:
-            raise ValueError(f"{name}={settings[name]!r}: expected 0 or more")
-    if not 0 <= average < 1:
-        raise ValueError(f"average={average!r}: expected 0 or more, less than 1, such as 0.9995")
+def plain(value: object) -> object:
+    """A list of what is a sequence, an array or a tensor, as a checkpoint keeps it; anything else as it is."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 # Frozen layers
@@ -76,18 +62,7 @@ def train_mode(model: nn.Module, frozen: Sequence[str]) -> None:
 # Classes
 
 
-def check_class_weights(weights: str | Sequence[float] | None, class_count: int) -> None:
-    """Raise ``ValueError`` unless ``weights`` is ``"balanced"``, ``None`` or a number above 0 for each class."""
-    if weights is None or (isinstance(weights, str) and weights == "balanced"):
-        return
-    is_list = isinstance(weights, Sequence) and not isinstance(weights, str) and len(weights) == class_count
-    if not is_list or not all(isinstance(each, Real) and 0 < each < math.inf for each in weights):
-        raise ValueError(
-            f"class_weights={weights!r}: expected 'balanced', or {class_count} numbers above 0, one for each class"
-        )
-
-
-def image_shares(labels: torch.Tensor, weights: str | Sequence[float] | None) -> torch.Tensor | None:
+def image_shares(labels: torch.Tensor, weights: str | list[float] | None) -> torch.Tensor | None:
     """How often each image is to be seen in an epoch, on average: float64, N, of mean 1; ``None``: each once.
 
     With ``"balanced"`` all classes are seen equally often. Images without a label, -1, are seen once.
@@ -98,6 +73,7 @@ def image_shares(labels: torch.Tensor, weights: str | Sequence[float] | None) ->
     """
     if weights is None:
         return None
+    labels = labels.cpu()
     known = labels[labels >= 0]
     of_class = known.bincount().double().reciprocal() if weights == "balanced" else torch.tensor(weights).double()
     shares = torch.ones(len(labels), dtype=torch.float64)
@@ -122,24 +98,11 @@ def random_order(count: int, shares: torch.Tensor | None) -> torch.Tensor:
 # Image sizes
 
 
-def check_image_sizes(sizes: Sequence[int] | None, image_size: int, epochs: int) -> None:
-    """Raise ``ValueError`` unless ``sizes`` is ``None``, or at most one an epoch, none above ``image_size``."""
-    if sizes is None:
-        return
-    allowed = range(SMALLEST_IMAGES, image_size + 1)
-    is_list = isinstance(sizes, Sequence) and 0 < len(sizes) <= epochs
-    if not is_list or not all(isinstance(each, Integral) and each in allowed for each in sizes):
-        raise ValueError(
-            f"image_sizes={sizes!r}: expected 1 to {epochs} sizes (epochs={epochs}) of {SMALLEST_IMAGES} to "
-            f"{image_size} px, the size of data"
-        )
-
-
-def size_in_epoch(sizes: Sequence[int] | None, epoch: int, epochs: int) -> int | None:
+def size_in_epoch(sizes: list[int] | None, epoch: int, epochs: int) -> int | None:
     """The image size in ``epoch``, from 0; each has an equal part of all ``epochs``. ``None`` is that of the data.
 
     Example:
-        >>> [size_in_epoch((128, 224), epoch, 5) for epoch in range(5)]
+        >>> [size_in_epoch([128, 224], epoch, 5) for epoch in range(5)]
         [128, 128, 128, 224, 224]
     """
     return sizes[epoch * len(sizes) // epochs] if sizes else None
