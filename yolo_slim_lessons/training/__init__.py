@@ -123,6 +123,15 @@ def fit(
         ValueError: a number is out of range, ``model`` has other classes than ``data`` or is not in float32,
             ``checkpoint`` is damaged, of an older version or of another training, or the loss or a weight became NaN or
             infinite (with the epoch; the checkpoint of the epoch before stays).
+        TypeError: ``model`` is no classifier, or ``frozen`` neither a number nor names.
+
+    Example:
+        >>> import yolo_slim_lessons as slim
+        >>> data = slim.load_images("fashion-mnist").take(train=200, val=100)
+        >>> start = slim.load_model("nano")
+        >>> tuned = slim.fit(start, data, 1, augment="photographs", class_weights="balanced", frozen=8, progress=False)
+        >>> tuned.model[7].conv.weight.equal(start.model[7].conv.weight)
+        True
     """
     model = as_classifier(model)
     settings = {
