@@ -77,6 +77,10 @@ def test_each_photograph_is_cropped_recoloured_and_mirrored_in_its_own_way(scene
     assert brightness.min() < 0.75 * before.float().mean() < 1.25 * before.float().mean() < brightness.max()
 
 
+def test_pictures_of_one_channel_keep_it(scene):
+    assert photographed(scene[None, :1]).shape == (1, 1, 64, 64)
+
+
 def test_a_crop_shows_at_least_half_of_the_photograph(scene, monkeypatch):
     monkeypatch.setattr("yolo_slim_lessons.training.augmentation.RECOLOURED", 0.0)
     torch.manual_seed(0)
