@@ -85,7 +85,14 @@ def test_training_draws_the_same_on_every_device(nano, there, few, tmp_path):
     assert losses["there"] == pytest.approx(losses["cpu"], rel=0.02)
 
 
-@pytest.mark.parametrize("options", [{"bfloat16": True}, {"average": 0.9}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bfloat16": True},
+        {"average": 0.9},
+        {"augment": "photographs", "class_weights": "balanced", "frozen": 2, "image_sizes": [32]},
+    ],
+)
 def test_options_of_training_work_on_every_device(there, few, options):
     trained = slim.fit(slim.prune_weights(there, 0.5), few, 1, batch_size=32, progress=False, **options)
     assert kind(trained) == kind(there)

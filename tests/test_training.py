@@ -12,7 +12,8 @@ import yolo_slim_lessons as slim
 from yolo_slim_lessons import training
 from yolo_slim_lessons.data import FASHION_MNIST_CLASSES, ImageData, Split, as_floats
 from yolo_slim_lessons.models import copy_model, logits, weight_layers
-from yolo_slim_lessons.training import augmented, label_loss, top1_accuracy
+from yolo_slim_lessons.training import label_loss, top1_accuracy
+from yolo_slim_lessons.training.augmentation import augmented
 
 
 @pytest.fixture(scope="module")

@@ -102,7 +102,7 @@ class RecipeRun:
         function, shared = STAGES[name]
         options = {argument: getattr(self, argument) for argument in shared} | settings
         if function in (distill, train_quantized):
-            options.setdefault("cache", self.answers(options.pop("versions", None)))
+            options.setdefault("cache", self.answers(options.pop("versions", None), options.get("augment", True)))
         made = function(model, **options)
         seconds = time.monotonic() - started
         if finished:
@@ -117,14 +117,16 @@ class RecipeRun:
             save_packed(made, finished)
             self.checkpoint.unlink(missing_ok=True)
 
-    def answers(self, versions: int | None) -> TeacherCache | None:
+    def answers(self, versions: int | None, augment: bool | str = True) -> TeacherCache | None:
         """The teacher's, to so many versions of each image; kept in the folder, for other recipes to use."""
         if versions is None:  # the teacher is asked anew in every epoch
             return None
-        file = self.folder and self.folder / f"answers-{hash_of([*self.history[1:4], versions])}.pt"
+        known_by = [*self.history[1:4], versions] + ([] if augment is True else [augment])
+        file = self.folder and self.folder / f"answers-{hash_of(known_by)}.pt"
         if file and file.exists():
-            return TeacherCache(self.data.train.images, **torch.load(file, weights_only=True))
-        cache = cache_teacher(self.teacher, self.data.train, versions, seed=self.seed, progress=self.progress)
+            return TeacherCache(self.data.train.images, **torch.load(file, weights_only=True), augment=augment)
+        options = {"augment": augment, "seed": self.seed, "progress": self.progress}
+        cache = cache_teacher(self.teacher, self.data.train, versions, **options)
         if file:
             write_atomically(file, lambda path: torch.save({"scores": cache.scores, "seeds": cache.seeds}, path))
         return cache

@@ -15,12 +15,12 @@ from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.agreement import check_image_size, check_split
-from yolo_slim_lessons.arguments import check_positive_integer
+from yolo_slim_lessons.arguments import check_choice, check_positive_integer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.data.splits import batch_places, formatted
 from yolo_slim_lessons.data.stored import Images, read
 from yolo_slim_lessons.models import as_classifier, copy_model, input_format, logits
-from yolo_slim_lessons.training import augmented
+from yolo_slim_lessons.training.augmentation import AUGMENTATIONS
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,26 @@ class TeacherCache:
         images: the unchanged images, as in a ``Split``: uint8, N×3×H×W.
         scores: the teacher's logits, float32, versions×N×classes.
         seeds: one for each version of each image, int64, versions×N; ``None`` if images are not augmented.
+        augment: how they are, if they are: as for ``cache_teacher``.
     """
 
     images: Images
     scores: torch.Tensor
     seeds: torch.Tensor | None
+    augment: bool | str = True
 
     def version(self, indices: torch.Tensor, versions: torch.Tensor) -> torch.Tensor:
         """The images at ``indices``, each in the version of that number: uint8, len(indices)×3×H×W."""
         images = read(self.images, indices)
         if self.seeds is None:
             return images
+        seeds, augment = self.seeds[versions, indices].tolist(), AUGMENTATIONS[self.augment]
+        made = []
         with torch.random.fork_rng(devices=[]):  # the caller's random numbers go on as if nothing had been
-            return torch.cat([_augmented(*each) for each in zip(images, self.seeds[versions, indices], strict=True)])
+            for image, seed in zip(images, seeds, strict=True):
+                torch.default_generator.manual_seed(seed)
+                made.append(augment(image.unsqueeze(0)))
+        return torch.cat(made)
 
 
 @torch.no_grad()
@@ -52,7 +59,7 @@ def cache_teacher(
     split: Split,
     versions: int = 4,
     *,
-    augment: bool = True,
+    augment: bool | str = True,
     seed: int = 0,
     batch_size: int = 256,
     progress: bool = True,
@@ -66,7 +73,7 @@ def cache_teacher(
         teacher: run in eval mode, as a copy.
         split: the training images; labels are not looked at.
         versions: of each image. Without augmentation there is one.
-        augment: mirror, shift and partly erase, as ``fit`` does.
+        augment: how, as for ``fit``.
         seed: of the augmentation.
         batch_size: images at a time.
         progress: show a progress bar.
@@ -78,13 +85,14 @@ def cache_teacher(
     check_split(split)
     check_image_size(teacher, split.height_width)
     check_positive_integer("versions", versions)
+    check_choice("augment", augment, tuple(AUGMENTATIONS))
     if not augment and versions > 1:
         raise ValueError(f"versions={versions!r}, augment=False: unchanged images have one version only")
     teacher = copy_model(teacher).eval().float().to(memory_format=torch.channels_last)
     random = torch.Generator().manual_seed(seed)
     seeds = torch.randint(2**32, (versions, len(split)), generator=random) if augment else None
     scores = torch.empty(versions, len(split), len(teacher.names))
-    cache = TeacherCache(split.images, scores, seeds)
+    cache = TeacherCache(split.images, scores, seeds, augment)
     with tqdm(total=versions * len(split), desc="ask teacher", delay=2, leave=False, disable=not progress) as bar:
         for version in range(versions):
             for indices in torch.arange(len(split)).split(batch_size):
@@ -132,8 +140,3 @@ class CachedSplit:
     def fingerprint(self) -> str:
         """Of images and labels, as of a ``Split``; the loss knows the cache."""
         return Split(self.cache.images, self.labels).fingerprint()
-
-
-def _augmented(image: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
-    torch.default_generator.manual_seed(int(seed))
-    return augmented(image.unsqueeze(0))

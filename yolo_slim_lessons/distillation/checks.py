@@ -98,9 +98,9 @@ def check_cache(cache: TeacherCache, teacher, train: Split, method: str, fit_opt
         raise ValueError(
             f"cache, {blends}: the teacher has never seen the blended images; expected cache=None or {none}"
         )
-    augmented = cache.seeds is not None
-    if fit_options.get("augment", augmented) != augmented:
-        raise ValueError(f"augment={fit_options['augment']!r}: the cache was made with augment={augmented}")
+    augment = cache.augment if cache.seeds is not None else False
+    if fit_options.get("augment", augment) != augment:
+        raise ValueError(f"augment={fit_options['augment']!r}: the cache was made with augment={augment!r}")
     if not same(cache.images, train.images):
         raise ValueError(
             f"cache was made of {len(cache.images)} images that are not the {len(train)} of data.train, "

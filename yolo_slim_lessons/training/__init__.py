@@ -8,11 +8,12 @@ services; for those, Ultralytics' own trainer does the work (``ultralytics_train
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
+from torchvision.transforms import v2
 from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
@@ -20,8 +21,22 @@ from yolo_slim_lessons.agreement import check_image_size, join_data
 from yolo_slim_lessons.data import ImageData, Split, as_floats
 from yolo_slim_lessons.data.splits import batch_places
 from yolo_slim_lessons.files import fingerprint
-from yolo_slim_lessons.models import as_classifier, input_format, logits, not_finite, weight_layers
-from yolo_slim_lessons.training.augmentation import augmented, blending
+from yolo_slim_lessons.models import as_classifier, input_format, logits, not_finite
+from yolo_slim_lessons.training.augmentation import AUGMENTATIONS, blending
+from yolo_slim_lessons.training.checks import (
+    check_class_weights,
+    check_image_sizes,
+    check_model_and_data,
+    check_numbers,
+)
+from yolo_slim_lessons.training.options import (
+    frozen_names,
+    image_shares,
+    plain,
+    random_order,
+    size_in_epoch,
+    train_mode,
+)
 from yolo_slim_lessons.training.state import TrainingState
 
 VALIDATED_AT_ONCE = 256  # images of up to 64 px
@@ -46,10 +61,13 @@ def fit(
     learning_rate: float = 2e-3,
     batch_size: int = 128,
     weight_decay: float = 0.05,
-    augment: bool = True,
+    augment: bool | str = True,
     mixup: float = 0.0,
     cutmix: float = 0.0,
     average: float = 0.0,
+    class_weights: str | Sequence[float] | None = None,
+    frozen: int | Sequence[str] = 0,
+    image_sizes: Sequence[int] | None = None,
     bfloat16: bool = False,
     loss: Loss = label_loss,
     seed: int = 0,
@@ -73,12 +91,22 @@ def fit(
         learning_rate: the highest of the cycle; with ``average``, of all steps but the first ones.
         batch_size: images per step.
         weight_decay: AdamW's, on weights of two and more dimensions only.
-        augment: mirror, shift and partly erase training images at random.
+        augment: ``True``: mirror, shift and partly erase training images at random. ``"photographs"``: mirror, scale a
+            part of at least half their area to full size, change brightness, saturation and contrast, and partly erase
+            them. ``False``: leave them as they are.
         mixup: blend pairs of images and of their labels, in shares drawn from Beta(``mixup``, ``mixup``)
             (Zhang et al., 2018); 0 blends nothing. With it, ``loss`` gets labels as probabilities, N×classes.
         cutmix: paste a rectangle of one image into another, and blend their labels by its area (Yun et al., 2019);
             areas and ``loss`` as for ``mixup``. With both, each batch gets one of the two at random.
         average: share of the old average that stays in each step, such as 0.9995; 0 averages nothing.
+        class_weights: for classes of unequal size: how often images of each are seen beside the others, one number for
+            each class of ``model``. ``"balanced"`` shows all classes equally often, an image of a rare one several
+            times in an epoch (Buda et al., 2018); ``None`` shows each image once. Serves every loss.
+        frozen: what stays as it is: a number of blocks, counted from the image, or names of modules. Their BatchNorm
+            keeps its statistics, too. Below the first layer that learns, no gradients are computed, which is quicker.
+        image_sizes: pixels a side, each for an equal part of the epochs, such as ``(128, 176, 224)``: smaller images
+            at the beginning take less time (Tan & Le, 2021). ``None`` is the size of ``data`` throughout, which is the
+            one that ``val`` is looked at with anyway.
         bfloat16: mixed precision: multiply in 16 bits while training, which is faster on graphics cards and processors
             that know that format (x86 with AVX512-BF16 or AMX) and slower elsewhere. Weights and ``val`` stay at
             32 bits.
@@ -95,12 +123,17 @@ def fit(
         ValueError: a number is out of range, ``model`` has other classes than ``data`` or is not in float32,
             ``checkpoint`` is damaged, of an older version or of another training, or the loss or a weight became NaN or
             infinite (with the epoch; the checkpoint of the epoch before stays).
+        TypeError: ``model`` is no classifier, or ``frozen`` neither a number nor names.
+
+    Example:
+        >>> import yolo_slim_lessons as slim
+        >>> data = slim.load_images("fashion-mnist").take(train=200, val=100)
+        >>> start = slim.load_model("nano")
+        >>> tuned = slim.fit(start, data, 1, augment="photographs", class_weights="balanced", frozen=8, progress=False)
+        >>> tuned.model[7].conv.weight.equal(start.model[7].conv.weight)
+        True
     """
     model = as_classifier(model)
-    _check_numbers(epochs, batch_size, learning_rate, weight_decay, mixup, cutmix, average)
-    data = join_data(model, data)
-    _check_model_and_data(model, data, loss)
-    check_image_size(model, data.train.height_width, "data", "the trained model will be one for these")
     settings = {
         "epochs": epochs,
         "learning_rate": learning_rate,
@@ -110,12 +143,21 @@ def fit(
         "mixup": mixup,
         "cutmix": cutmix,
         "average": average,
+        "class_weights": plain(class_weights),
+        "frozen": frozen_names(model, frozen) or None,
+        "image_sizes": plain(image_sizes),
         "bfloat16": bfloat16,
         "seed": seed,
         "loss": _description(loss),
-        "images": len(data.train),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
+    check_numbers(settings)
+    check_class_weights(settings["class_weights"], len(model.names))
+    data = join_data(model, data)
+    check_model_and_data(model, data, all_labelled=loss is label_loss)
+    check_image_size(model, data.train.height_width, "data", "the trained model will be one for these")
+    check_image_sizes(settings["image_sizes"], data.image_size, epochs)
+    settings["images"] = len(data.train)
     if checkpoint:
         settings |= {"start": fingerprint(model), "train": data.train.fingerprint()}
     steps = sum(1 for _ in batch_places(len(data.train), batch_size, merge_single=True))
@@ -123,13 +165,15 @@ def fit(
     state.note_image_size(data.image_size)
     validation_batch = max(1, min(VALIDATED_AT_ONCE, VALIDATED_PIXELS // data.image_size**2))
     blend = blending(mixup, cutmix, len(data.class_names))
+    shares = image_shares(data.train.labels, settings["class_weights"])
 
     with torch.random.fork_rng(), tqdm(total=epochs * steps, desc="train", disable=not progress, leave=False) as bar:
         torch.manual_seed(seed)
         first_epoch = state.resume(checkpoint) if checkpoint else 0
         bar.update(first_epoch * steps)
         for epoch in range(first_epoch, epochs):
-            mean_loss = _train_epoch(state, data.train, loss, blend, bar)
+            order, size = random_order(len(data.train), shares), size_in_epoch(settings["image_sizes"], epoch, epochs)
+            mean_loss = _train_epoch(state, data.train, order, size, loss, blend, bar)
             if not math.isfinite(mean_loss) or not_finite(state.result):
                 raise ValueError(
                     f"loss or weights became NaN or infinite in epoch {epoch + 1} of {epochs} at "
@@ -145,14 +189,23 @@ def fit(
     return state.result.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
-def _train_epoch(state: TrainingState, train: Split, loss: Loss, blend: Callable | None, bar: tqdm) -> float:
-    """See each image of ``train`` once, in random order; returns the mean loss."""
-    state.model.train()
+def _train_epoch(
+    state: TrainingState,
+    train: Split,
+    order: torch.Tensor,
+    size: int | None,
+    loss: Loss,
+    blend: Callable | None,
+    bar: tqdm,
+) -> float:
+    """See the images of ``train`` in this ``order``, at this ``size`` or their own; returns the mean loss."""
+    train_mode(state.model, state.frozen)
     total_loss = 0.0
     settings, what = state.settings, input_format(state.model) | {"dtype": torch.uint8}
-    order = torch.randperm(len(train))
+    augment = AUGMENTATIONS[settings["augment"]]
     for images, labels in train.batches(settings["batch_size"], order=order, merge_single=True, **what):
-        images = as_floats(augmented(images) if settings["augment"] else images)
+        images = images if size is None else v2.functional.resize(images, size)
+        images = as_floats(augment(images))
         if blend:
             images, labels = blend(images, labels)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=settings["bfloat16"]):
@@ -164,40 +217,6 @@ def _train_epoch(state: TrainingState, train: Split, loss: Loss, blend: Callable
             break
         bar.update()
     return total_loss / len(train)
-
-
-def _check_numbers(epochs, batch_size, learning_rate, weight_decay, mixup, cutmix, average) -> None:
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: expected a positive integer")
-    if learning_rate <= 0:
-        raise ValueError(f"learning_rate={learning_rate!r}: expected a number above 0")
-    for name, value in (("weight_decay", weight_decay), ("mixup", mixup), ("cutmix", cutmix)):
-        if value < 0:
-            raise ValueError(f"{name}={value!r}: expected 0 or more")
-    if not 0 <= average < 1:
-        raise ValueError(f"average={average!r}: expected 0 or more, less than 1, such as 0.9995")
-
-
-def _check_model_and_data(model: ClassificationModel, data: ImageData, loss: Loss) -> None:
-    dtype = input_format(model)["dtype"]
-    if dtype != torch.float32:
-        raise ValueError(
-            f"model has weights of {dtype}, and fit trains in float32: pass model.float(); "
-            "with bfloat16=True it still multiplies in 16 bits"
-        )
-    for name, layer in weight_layers(model):
-        if getattr(layer, "rounding", True) is None:
-            raise ValueError(
-                f"model is quantized ({name}), and integers cannot learn in small steps: give its float model to "
-                "train_quantized, or train dequantize(model) and quantize it again"
-            )
-    labels = data.train.labels
-    if loss is label_loss and len(labels) and not 0 <= labels.min() <= labels.max() < len(model.names):
-        raise ValueError(
-            f"data.train has labels from {labels.min()} to {labels.max()}: expected 0 to {len(model.names) - 1}; "
-            "distill also learns from images without a label (-1)"
-        )
 
 
 @torch.inference_mode()

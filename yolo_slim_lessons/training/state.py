@@ -15,6 +15,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.files import write_atomically
 from yolo_slim_lessons.models import copy_model, weight_layers
+from yolo_slim_lessons.training.options import train_mode
 
 WARM_UP_STEPS = 200  # of a learning rate that then stays
 # What a checkpoint compares by fingerprints, and what is said if one differs.
@@ -27,6 +28,7 @@ class TrainingState:
     Attributes:
         model: what learns.
         averaged: the running average of its weights, or ``None``.
+        frozen: names of its modules that do not.
         optimizer, schedule: PyTorch's.
         settings: what tells this training from others.
         keep_zeros: sets pruned weights to zero again.
@@ -34,8 +36,10 @@ class TrainingState:
 
     def __init__(self, model: ClassificationModel, settings: dict, steps: int):
         """Begin at a copy of ``model``; an epoch has ``steps``."""
-        self.model = copy_model(model).to(memory_format=torch.channels_last).requires_grad_(True)
+        self.model = copy_model(model).to(memory_format=torch.channels_last)
         self.settings, rate, average = settings, settings["learning_rate"], settings["average"]
+        self.frozen = settings["frozen"] or ()
+        train_mode(self.model, self.frozen)
         self.keep_zeros = zero_keeper(self.model)
         self.optimizer = _optimizer(self.model, rate, settings["weight_decay"])
         schedules = torch.optim.lr_scheduler
@@ -122,8 +126,9 @@ def _learned_weight(layer: nn.Module) -> nn.Parameter:
 
 
 def _optimizer(model: ClassificationModel, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in learned if parameter.ndim > 1]
+    others = [parameter for parameter in learned if parameter.ndim <= 1]
     groups = [{"params": weights, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=learning_rate)
 
