@@ -41,8 +41,8 @@ from yolo_slim_lessons.quantization import signal_to_noise
 
 HERE = Path(__file__).parent
 IMAGE_SIZE = 224
-START = {"epochs": 10, "batch_size": 64, "augment": "photographs"}
-TUNE = {"epochs": 5, "batch_size": 64, "augment": "photographs"}
+START = {"epochs": 8, "batch_size": 32, "learning_rate": 5e-4, "augment": "photographs"}
+TUNE = {"epochs": 5, "batch_size": 32, "learning_rate": 5e-4, "augment": "photographs"}
 SEEDS = (0, 1, 2)
 CALIBRATION_IMAGES = 512
 SHARES_OF_MACS = (0.7, 0.5, 0.3)
