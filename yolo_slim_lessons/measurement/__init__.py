@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from torch import nn
 
 from yolo_slim_lessons.data import Split
-from yolo_slim_lessons.measurement.accuracy import ClassScores, Scores, evaluate, predict, score, wilson_interval
+from yolo_slim_lessons.measurement.accuracy import (
+    ClassScores,
+    PairedDifference,
+    Scores,
+    evaluate,
+    paired_difference,
+    predict,
+    score,
+    wilson_interval,
+)
 from yolo_slim_lessons.measurement.size import (
     LayerCost,
     checkpoint_bytes,
@@ -27,6 +36,7 @@ __all__ = [
     "Comparison",
     "Latency",
     "LayerCost",
+    "PairedDifference",
     "Scorecard",
     "Scores",
     "checkpoint_bytes",
@@ -36,6 +46,7 @@ __all__ = [
     "evaluate",
     "layer_costs",
     "measure",
+    "paired_difference",
     "predict",
     "quantized_bytes",
     "score",

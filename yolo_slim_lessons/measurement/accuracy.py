@@ -18,6 +18,30 @@ from yolo_slim_lessons.models import as_network, copy_model, input_format, logit
 
 
 @dataclass(frozen=True)
+class PairedDifference:
+    """How two models differ in their right answers to the same images.
+
+    Attributes:
+        difference: top-1 of the second minus that of the first, -1…1.
+        interval: 95 % interval of it (Agresti & Min, 2005), which knows that most images are easy or hard for both.
+        only_first, only_second: how many images just one of the two gets right.
+    """
+
+    difference: float
+    interval: tuple[float, float]
+    only_first: int
+    only_second: int
+
+    def __repr__(self) -> str:
+        low, high = (100 * end for end in self.interval)
+        return (
+            f"second minus first: {100 * self.difference:+.2f} points of top-1 "
+            f"(95 % interval {low:+.2f} to {high:+.2f}); "
+            f"only the first is right on {self.only_first:,} images, only the second on {self.only_second:,}"
+        )
+
+
+@dataclass(frozen=True)
 class ClassScores:
     """How one class fares: three fractions 0…1 and the number of its images."""
 
@@ -68,6 +92,32 @@ def wilson_interval(correct: int, images: int) -> tuple[float, float]:
         raise ValueError(f"correct={correct!r}, images={images!r}: expected 0 ≤ correct ≤ images and images ≥ 1")
     interval = binomtest(correct, images).proportion_ci(method="wilson")
     return interval.low, interval.high
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray) -> PairedDifference:
+    """Compare two models by the images that only one of them gets right (McNemar, 1947).
+
+    Args:
+        first: bool array of N, whether the first model is right.
+        second: the same of the second, for the same images in the same order.
+
+    Raises:
+        ValueError: no image, or not equally many.
+
+    Example:
+        >>> paired_difference(np.array([True, True, False]), np.array([True, False, False])).only_first
+        1
+    """
+    first, second = np.asarray(first, bool), np.asarray(second, bool)
+    if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
+        raise ValueError(f"first has shape {first.shape}, second {second.shape}: expected N answers each, N ≥ 1")
+    gain = second.astype(int) - first
+    only_first, only_second = int((gain < 0).sum()), int((gain > 0).sum())
+    # Half an image more in each of the four cells keeps the interval honest where the two never differ.
+    images = len(gain) + 2
+    middle = (only_second - only_first) / images
+    half = 1.96 * np.sqrt((only_first + only_second + 1) / images - middle**2) / np.sqrt(images)
+    return PairedDifference(float(gain.mean()), (middle - half, middle + half), only_first, only_second)
 
 
 def predict(model: nn.Module, split: Split, batch_size: int = 128, progress: bool = True) -> torch.Tensor:
