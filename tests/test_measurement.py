@@ -11,7 +11,14 @@ from ultralytics.utils.torch_utils import get_flops
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.data import FASHION_MNIST_CLASSES, Split
-from yolo_slim_lessons.measurement import LayerCost, checkpoint_bytes, score, timing, weight_bytes
+from yolo_slim_lessons.measurement import (
+    LayerCost,
+    checkpoint_bytes,
+    paired_difference,
+    score,
+    timing,
+    weight_bytes,
+)
 from yolo_slim_lessons.models import copy_model, weight_layers
 
 
@@ -104,6 +111,32 @@ def test_wilson_interval_by_its_formula():
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     reach = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
     assert slim.wilson_interval(9_400, n) == pytest.approx((middle - reach, middle + reach), abs=1e-7)
+
+
+def test_two_models_differ_by_the_images_that_one_of_them_gets_right():
+    first = np.repeat([True, True, False, False], [80, 9, 3, 8])
+    second = np.repeat([True, False, True, False], [80, 9, 3, 8])
+    found = paired_difference(first, second)
+    assert (found.only_first, found.only_second) == (9, 3)
+    assert found.difference == pytest.approx(-0.06)
+    # By hand: (3 - 9) / 102, and 1.96 · √((12 + 1) / 102 - that²) / √102.
+    assert found.interval == pytest.approx((-0.05882 - 0.06834, -0.05882 + 0.06834), abs=1e-4)
+    assert "-6.00 points" in repr(found)
+    same = paired_difference(first, first)
+    assert same.difference == 0
+    assert same.interval[0] == -same.interval[1] < -0.005  # two that agree on 100 images may still differ
+    with pytest.raises(ValueError, match=r"first has shape \(100,\), second \(99,\)"):
+        paired_difference(first, second[1:])
+
+
+def test_the_interval_of_a_difference_holds_it_as_often_as_promised():
+    random = np.random.default_rng(0)
+    held = []
+    for _ in range(2_000):
+        cell = random.choice(4, size=100, p=[0.85, 0.06, 0.02, 0.07])  # both right, only first, only second, none
+        low, high = paired_difference(cell < 2, (cell == 0) | (cell == 2)).interval
+        held.append(low <= -0.04 <= high)
+    assert 0.94 <= np.mean(held) <= 0.98
 
 
 def test_wilson_interval_at_its_ends():
