@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from yolo_slim_lessons.command_line import compress as compress_command
 from yolo_slim_lessons.command_line.arguments import read_arguments
 from yolo_slim_lessons.command_line.formats import FORMATS, Format
 from yolo_slim_lessons.command_line.numbers import file_size
+from yolo_slim_lessons.compression import Target
 
 EPOCHS = 6
 STAGES = [
@@ -156,6 +158,20 @@ def test_the_arguments_are_the_budget_and_ctrl_c_says_how_to_go_on(run, monkeypa
     assert status == 130
     assert asked == [(slim.Budget(**budget), None if kind == "slim" else kind)]
     assert errors.splitlines()[-1].endswith(f"go on with: python -m yolo_slim_lessons {' '.join(typed)}")
+
+
+def test_a_budget_that_is_not_met_is_told_by_the_exit_status(run, home, monkeypatch):
+    half = {"stages": [{"prune_channels": {"prune_rate": 0.5}}]}
+    missed = Target("max_drop", 0.005, 0.2)
+
+    def compress(model, data, goal, **options):
+        return replace(slim.compress(model, data, half, progress=False), targets=(missed,))
+
+    monkeypatch.setattr(compress_command, "compress", compress)
+    status, printed, _ = run("compress", "best.pt", "photographs", "--max-drop", "0.5", "--output", "missed")
+    assert status == 1
+    assert str(missed) in printed
+    assert (home / "missed" / "missed.slim").exists()
 
 
 CHILD = """

@@ -14,20 +14,23 @@ from collections.abc import Iterator, Sequence
 
 from yolo_slim_lessons.command_line.arguments import PROGRAM, read_arguments
 
-WRONG_INPUT, STOPPED = 2, 130  # exit statuses: as of argparse, and as of a shell after Ctrl-C
+DONE, NOT_MET, WRONG_INPUT, STOPPED = 0, 1, 2, 130  # exit statuses; the last two as of argparse and of a shell
 SECONDS_BETWEEN = "10"  # two states of a progress bar that goes into a file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what ``arguments`` say, or else what was typed; returns the exit status.
+    """Do what ``arguments`` say, or else what was typed.
 
     What the functions object to is printed without a traceback. After Ctrl-C a line says how to go on.
+
+    Returns:
+        The exit status: 0; 1 if all was written and the budget is not met; 2 for wrong input; 130 after Ctrl-C.
     """
     typed = sys.argv[1:] if arguments is None else list(arguments)
     settings = read_arguments(typed)
     try:
         with _warnings_as_notes():
-            _run(settings)
+            is_met = _run(settings)
     except KeyboardInterrupt:
         again = f"{PROGRAM} {shlex.join(typed)}"
         kept = "What is finished is kept; go on with" if settings.command == "compress" else "Start again with"
@@ -36,16 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_INPUT
-    return 0
+    return DONE if is_met else NOT_MET
 
 
-def _run(settings) -> None:
+def _run(settings) -> bool:
     if not sys.stderr.isatty():  # read by tqdm when it is imported
         os.environ.setdefault("TQDM_MININTERVAL", SECONDS_BETWEEN)
     # Here, for PyTorch takes seconds to load, and --help should not.
     from yolo_slim_lessons.command_line import compress, export, measure
 
-    {"compress": compress, "measure": measure, "export": export}[settings.command].run(settings)
+    return {"compress": compress, "measure": measure, "export": export}[settings.command].run(settings)
 
 
 @contextlib.contextmanager

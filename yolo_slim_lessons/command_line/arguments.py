@@ -41,6 +41,8 @@ what it writes, beside the model or into --output:
   best-slim/report.html      what was done, what it cost and where the model fails; also as report.md
   best-slim/recipe.yaml      the stages, to be changed and run again with --recipe
   best-slim/work/            what an interrupted call goes on from; may be deleted
+
+exit status: 0; 1 if all was written and the budget is not met; 2 for wrong input; 130 after Ctrl-C
 """
 MEASURE = f"""\
 How good, how large and how fast is a model? Two models are compared on the same images, and timed in turns.

@@ -27,15 +27,17 @@ from yolo_slim_lessons.quantization import dequantize
 TO_BE_WRITTEN = "The command that wrote this page does not know; whoever gives the model away should say it here."
 
 
-def run(settings: Namespace) -> None:
-    """Compress a model as ``settings`` say, and write what was made."""
+def run(settings: Namespace) -> bool:
+    """Compress a model as ``settings`` say, and write what was made; returns whether the budget was met."""
     writer(settings.kind)  # now, not after the training
     folder = _output_folder(settings)
     model = read_model(settings.model, settings)
     goal = settings.recipe or _budget_of(settings, model)
     data = read_images(settings.images, model, settings)
     teacher = read_model(settings.teacher, settings) if settings.teacher else None
-    print(f"Into {folder}: {_goal_in_words(settings, goal)}. Ctrl-C stops; the same command goes on.", flush=True)
+    print(
+        f"{_goal_in_words(settings, goal)}. It goes into {folder}; after Ctrl-C the same command goes on.", flush=True
+    )
     target_file = None
     if settings.kind != "slim":
         size = functools.partial(file_bytes, settings.kind)
@@ -49,6 +51,7 @@ def run(settings: Namespace) -> None:
         print(target)
     print("\n".join(f"{path}: {bytes_of(path):,} bytes" for path in files))
     print(f"{folder / 'report.html'} says what was done; {folder / 'work'} is no longer needed")
+    return made.met
 
 
 def _budget_of(settings: Namespace, model: ClassificationModel) -> Budget:
@@ -67,7 +70,7 @@ def _budget_of(settings: Namespace, model: ClassificationModel) -> Budget:
 def _goal_in_words(settings: Namespace, goal: str | Budget) -> str:
     """What is wanted, in one line."""
     if not isinstance(goal, Budget):
-        return f"the stages of {goal}"
+        return f"recipe: {goal}"
     wanted = []
     if goal.target_bytes is not None:
         wanted.append(f"at most {goal.target_bytes:,} bytes for {settings.kind}")
@@ -75,7 +78,7 @@ def _goal_in_words(settings: Namespace, goal: str | Budget) -> str:
         wanted.append(f"at most {goal.target_latency:g} ms an image")
     if goal.max_drop is not None:
         wanted.append(f"at most {settings.max_drop:g} points lost on val")
-    return ", ".join(wanted)
+    return f"budget: {', '.join(wanted)}"
 
 
 def _output_folder(settings: Namespace) -> Path:
@@ -94,7 +97,9 @@ def _file_stem(folder: Path) -> str:
 
 
 def _print_stage(stage: StageResult) -> None:
-    """A line for a finished stage, above the progress bars."""
+    """A line for a finished stage, above the progress bars; a blank one where another size is tried."""
+    if stage.name == "start":
+        tqdm.write("")
     low, high = stage.scores.interval
     size = "" if stage.packed_bytes is None else f", {stage.packed_bytes:,} bytes in .slim"
     tqdm.write(

@@ -21,8 +21,8 @@ ROUNDING_IMAGES = 128  # to learn rounding from
 COMPARED_IMAGES = 256
 
 
-def run(settings: Namespace) -> None:
-    """Write what ``settings`` ask for."""
+def run(settings: Namespace) -> bool:
+    """Write what ``settings`` ask for; returns true, as there is nothing to be missed."""
     write = writer(settings.kind)  # before anything is computed
     path = _output_path(settings)
     model = read_model(settings.model, settings)
@@ -30,6 +30,7 @@ def run(settings: Namespace) -> None:
         model = _quantized(model, settings)
     write(model, path)
     print(f"{path}: {bytes_of(path):,} bytes")
+    return True
 
 
 def _output_path(settings: Namespace) -> Path:

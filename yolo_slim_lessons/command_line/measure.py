@@ -60,8 +60,8 @@ class OnnxScorecard:
         return f"{self.scores!r}\nlatency: {self.latency_ms}"
 
 
-def run(settings: Namespace) -> None:
-    """Print what ``settings`` ask for."""
+def run(settings: Namespace) -> bool:
+    """Print what ``settings`` ask for; returns true, as there is nothing to be missed."""
     models = [_read(source, settings) for source in settings.models]
     sizes = sorted({image_size_of(model) for model in models})
     if len(sizes) > 1 and settings.image_size is None:
@@ -76,6 +76,7 @@ def run(settings: Namespace) -> None:
         print(f"\nfirst {settings.models[0]}, second {settings.models[1]}, on the same images and in turns")
         print(paired_difference(*right))
         print(compare(*models, image_size=split.height_width[-1]))
+    return True
 
 
 def measured(model: ClassificationModel | OnnxFile, split: Split) -> tuple[Scorecard | OnnxScorecard, np.ndarray]:
