@@ -89,10 +89,11 @@ class Bench:
         scores = scores or partial(self.logits_on, model)
         test, val = scores(self.data.test), scores(self.data.val)
         right = (test.argmax(1) == self.data.test.labels).numpy()
+        paired = paired_difference(self.right, right)
         return {
             "test": right.mean().item(),
             "val": (val.argmax(1) == self.data.val.labels).double().mean().item(),
-            "difference": paired_difference(right, self.right),
+            "difference": [paired.difference, *paired.interval],
             "snr": signal_to_noise(self.on_val, val),
         }
 

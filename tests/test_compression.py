@@ -15,6 +15,7 @@ from yolo_slim_lessons.compression import (
     STAGES,
     Compression,
     StageResult,
+    TargetFile,
     budgets,
     compress,
     read_stages,
@@ -22,6 +23,7 @@ from yolo_slim_lessons.compression import (
     within_budget,
 )
 from yolo_slim_lessons.compression.budgets import survey_layers
+from yolo_slim_lessons.compression.stage_bar import StageBar
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.quantization.few_bits import round_biases
 
@@ -219,6 +221,35 @@ def test_a_stopped_call_goes_on_in_the_middle_of_a_training(nano, few, made, val
     assert [stage.seconds for stage in again.stages] == [stage.seconds for stage in resumed.stages]
 
 
+def test_each_stage_is_told_as_soon_as_it_is_done(nano, few, validations, unweighed, tmp_path):
+    validations.stop_after, told = 1, []
+    with pytest.raises(KeyboardInterrupt):
+        compress(nano, few, RECIPE, folder=tmp_path, on_stage=told.append, progress=False)
+    assert [stage.name for stage in told] == ["start", "prune_channels"]
+    assert told[1].macs < told[0].macs
+
+
+def test_the_bar_of_stages_counts_epochs_and_estimates_by_what_was_computed():
+    stages = [("prune", lambda model, rate: model, {}), ("fit", lambda model, epochs=2: model, {"epochs": 10})]
+    with StageBar([*stages, ("distill", stages[1][1], {})], shown=True) as bar:
+        assert bar.bar.total == 1 + 11 + 3
+        bar.begin("prune")
+        bar.end(found=True)
+        assert (bar.bar.n, bar.bar.initial) == (1, 1)
+        bar.begin("fit")
+        bar.epoch(5)  # four were found
+        assert (bar.bar.n, bar.bar.initial) == (6, 5)
+        bar.epoch(6)
+        assert (bar.bar.n, bar.bar.initial) == (7, 5)
+        bar.end(found=False)
+        bar.begin("distill")
+        bar.epoch(1)
+        assert (bar.bar.n, bar.bar.initial) == (13, 5)
+    with StageBar(stages, shown=False) as bar:  # computes the same and shows nothing
+        bar.begin("prune")
+        bar.end(found=True)
+
+
 def test_stages_before_a_change_are_not_made_again(nano, few, validations, unweighed, tmp_path):
     compress(nano, few, RECIPE, folder=tmp_path, progress=False)
     fewer_bits = {"seed": 3, "stages": [*RECIPE["stages"][:2], {"quantize_integer": {"bits": 3}}]}
@@ -348,6 +379,35 @@ def test_a_budget_of_bytes_is_planned_kept_and_checked(nano, few, surveys, tmp_p
     again = compress(nano, few, budget, folder=tmp_path, progress=False)
     assert same(again.model, made.model)
     assert surveys == [50]  # the plan was found in the folder
+
+
+def test_a_survey_is_kept_for_other_budgets(nano, few, surveys, unweighed, tmp_path):
+    for target_bytes in (100_000, 200_000):
+        compress(nano, few, slim.Budget(target_bytes=target_bytes, epochs=0), folder=tmp_path, progress=False)
+    assert len(list(tmp_path.glob("plan-*.yaml"))) == 2
+    assert surveys == [50]
+
+
+def test_the_bytes_can_be_those_of_another_file(nano, few, surveys, tmp_path):
+    """Of one with an overhead, that stores 8 bits and no others."""
+    weighed = []
+
+    def size(model):
+        weighed.append(model)
+        return 30_000 + slim.count_parameters(model)
+
+    file = TargetFile("plain", (8,), size)
+    budget = slim.Budget(target_bytes=400_000, epochs=0)
+    made = compress(nano, few, budget, target_file=file, folder=tmp_path, progress=False)
+    (target,) = made.targets
+    assert target.met
+    assert target.measured == 30_000 + slim.count_parameters(made.model) > 300_000
+    assert made.model.model[1].conv.weight_grid.bits == 8
+    rounds = len(weighed)
+    compress(nano, few, budget, target_file=file, folder=tmp_path, progress=False)
+    assert len(weighed) == rounds + 1  # the plan was found, and the result weighed
+    with pytest.raises(ValueError, match="target_bytes=31000, of a file for plain: .*expected more bytes"):
+        compress(nano, few, slim.Budget(target_bytes=31_000), target_file=file, progress=False)
 
 
 def test_an_edited_plan_is_followed(nano, few, surveys, unweighed, tmp_path):

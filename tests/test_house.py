@@ -58,6 +58,7 @@ ROOMS = (
     "deployment",
     "search",
     "compression",
+    "command_line",
     "ultralytics_trainer",
     "teaching",
 )

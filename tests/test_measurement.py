@@ -11,7 +11,14 @@ from ultralytics.utils.torch_utils import get_flops
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.data import FASHION_MNIST_CLASSES, Split
-from yolo_slim_lessons.measurement import LayerCost, checkpoint_bytes, paired_difference, score, timing, weight_bytes
+from yolo_slim_lessons.measurement import (
+    LayerCost,
+    checkpoint_bytes,
+    paired_difference,
+    score,
+    timing,
+    weight_bytes,
+)
 from yolo_slim_lessons.models import copy_model, weight_layers
 
 
@@ -106,27 +113,30 @@ def test_wilson_interval_by_its_formula():
     assert slim.wilson_interval(9_400, n) == pytest.approx((middle - reach, middle + reach), abs=1e-7)
 
 
-def test_the_paired_interval_holds_the_true_difference_as_often_as_it_says():
-    random, images = np.random.default_rng(0), 300
-    held = 0
-    for _ in range(1000):
-        kind = random.choice(4, images, p=[0.85, 0.06, 0.03, 0.06])  # both right, only the first, only the second, none
-        _, low, high = paired_difference(kind < 2, (kind == 0) | (kind == 2))
-        held += low <= 0.03 <= high
-    assert 0.93 < held / 1000 < 0.975
+def test_two_models_differ_by_the_images_that_one_of_them_gets_right():
+    first = np.repeat([True, True, False, False], [80, 9, 3, 8])
+    second = np.repeat([True, False, True, False], [80, 9, 3, 8])
+    found = paired_difference(first, second)
+    assert (found.only_first, found.only_second) == (9, 3)
+    assert found.difference == pytest.approx(-0.06)
+    # By hand: (3 - 9) / 102, and 1.96 · √((12 + 1) / 102 - that²) / √102.
+    assert found.interval == pytest.approx((-0.05882 - 0.06834, -0.05882 + 0.06834), abs=1e-4)
+    assert "-6.00 points" in repr(found)
+    same = paired_difference(first, first)
+    assert same.difference == 0
+    assert same.interval[0] == -same.interval[1] < -0.005  # two that agree on 100 images may still differ
+    with pytest.raises(ValueError, match=r"first has shape \(100,\), second \(99,\)"):
+        paired_difference(first, second[1:])
 
 
-def test_equal_answers_differ_by_nothing_within_little():
-    right = np.arange(1000) % 10 > 0
-    difference, low, high = paired_difference(right, right)
-    assert difference == 0
-    assert -0.005 < low < 0 < high < 0.005
-
-
-@pytest.mark.parametrize("images", [0, 3])
-def test_only_answers_to_the_same_images_are_paired(images):
-    with pytest.raises(ValueError, match=f"first is of {images} images, second of"):
-        paired_difference(np.ones(images, bool), np.ones(2 if images else 0, bool))
+def test_the_interval_of_a_difference_holds_it_as_often_as_promised():
+    random = np.random.default_rng(0)
+    held = []
+    for _ in range(2_000):
+        cell = random.choice(4, size=100, p=[0.85, 0.06, 0.02, 0.07])  # both right, only first, only second, none
+        low, high = paired_difference(cell < 2, (cell == 0) | (cell == 2)).interval
+        held.append(low <= -0.04 <= high)
+    assert 0.94 <= np.mean(held) <= 0.98
 
 
 def test_wilson_interval_at_its_ends():

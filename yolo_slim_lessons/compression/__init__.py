@@ -6,25 +6,25 @@ runs them, ``results`` shows what came of them, ``budgets`` plans a recipe for s
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm.auto import tqdm
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.agreement import check_image_size, join_data
 from yolo_slim_lessons.compression.budgets import Budget
 from yolo_slim_lessons.compression.results import Compression, StageResult, Target
+from yolo_slim_lessons.compression.stage_bar import StageBar
 from yolo_slim_lessons.compression.stages import STAGES, RecipeRun, packed_bytes, read_stages
-from yolo_slim_lessons.compression.within_budget import compress_within
+from yolo_slim_lessons.compression.within_budget import TargetFile, compress_within
 from yolo_slim_lessons.data import ImageData
 from yolo_slim_lessons.deployment import onnx_runner
 from yolo_slim_lessons.distillation import check_teacher
 from yolo_slim_lessons.measurement import compare, count_macs, count_parameters, evaluate
 from yolo_slim_lessons.models import as_classifier, image_size_of
 
-__all__ = ["STAGES", "Compression", "StageResult", "Target", "compress", "read_stages"]
+__all__ = ["STAGES", "Compression", "StageResult", "Target", "TargetFile", "compress", "read_stages"]
 
 
 def compress(
@@ -35,6 +35,8 @@ def compress(
     teacher: ClassificationModel | None = None,
     folder: str | Path | None = None,
     latency: bool = False,
+    target_file: TargetFile | None = None,
+    on_stage: Callable[[StageResult], None] | None = None,
     progress: bool = True,
 ) -> Compression:
     """Take ``model`` through the stages of ``recipe``, or of one that is planned to stay within a budget.
@@ -53,10 +55,13 @@ def compress(
             seed and stages count here), the path of a YAML file, what stands in one, such as ``{"seed": 0, "stages":
             [{"prune_channels": {"target_parameters": 0.2}}, …]}``, with names from ``STAGES``, or a ``Budget``.
         teacher: for ``distill`` and ``train_quantized``; ``None`` takes ``model`` itself.
-        folder: keeps what each stage made, the state of trainings, and planned recipes, so that the same call goes on
-            there after it was stopped. ``None`` keeps nothing.
+        folder: keeps what each stage made, the state of trainings, surveys and planned recipes, so that the same call
+            goes on there after it was stopped. ``None`` keeps nothing.
         latency: time each stage's model in ONNX Runtime, in turns with the first. ``target_latency`` always does.
-        progress: show a progress bar.
+        target_file: what ``target_bytes`` of a ``Budget`` counts; ``None`` is the ``.slim`` file.
+        on_stage: called with the result of each stage as soon as there is one, first with that of the start; nothing is
+            timed yet.
+        progress: show a progress bar, with an estimate of the time that the other stages take.
 
     Raises:
         ValueError: no list of stages, an unknown one, a target that cannot be met, a target of bytes for a network that
@@ -78,19 +83,27 @@ def compress(
         check_teacher(model, teacher)
     folder = None if folder is None else Path(folder)
     timed = latency or (isinstance(recipe, Budget) and recipe.target_latency is not None)
-    run = functools.partial(_run, model, data, teacher or model, folder, timed, progress)
-    return compress_within(recipe, model, data, folder, progress, run) if isinstance(recipe, Budget) else run(recipe)
+    run = functools.partial(_run, model, data, teacher or model, folder, timed, progress, on_stage)
+    if isinstance(recipe, Budget):
+        return compress_within(recipe, model, data, folder, progress, run, target_file)
+    return run(recipe)
 
 
-def _run(model, data, teacher, folder, latency, progress, recipe) -> Compression:
+def _run(model, data, teacher, folder, latency, progress, on_stage, recipe) -> Compression:
     recipe = read_stages(recipe)
-    run = RecipeRun(model, teacher, data, recipe["seed"], folder, progress)
-    stages = [_measured("start", {}, model, data, 0.0)]
-    with tqdm(recipe["stages"], disable=not progress, leave=False) as bar:
-        for name, settings in bar:
-            bar.set_description(name)
+    stages: list[StageResult] = []
+
+    def finish(*stage) -> None:
+        stages.append(_measured(*stage, data))
+        if on_stage:
+            on_stage(stages[-1])
+
+    finish("start", {}, model, 0.0)
+    with StageBar([(name, STAGES[name][0], settings) for name, settings in recipe["stages"]], progress) as bar:
+        run = RecipeRun(model, teacher, data, recipe["seed"], folder, progress, bar)
+        for name, settings in recipe["stages"]:
             made, seconds = run.stage(stages[-1].model, name, settings)
-            stages.append(_measured(name, settings, made, data, seconds))
+            finish(name, settings, made, seconds)
     if latency:
         first, size = onnx_runner(model), image_size_of(model)
         stages = [replace(stage, latency=compare(first, onnx_runner(stage.model), image_size=size)) for stage in stages]
@@ -98,7 +111,7 @@ def _run(model, data, teacher, folder, latency, progress, recipe) -> Compression
     return Compression(tuple(stages), plain)
 
 
-def _measured(name: str, settings: Mapping, model: ClassificationModel, data: ImageData, seconds: float) -> StageResult:
+def _measured(name: str, settings: Mapping, model: ClassificationModel, seconds: float, data: ImageData) -> StageResult:
     scores = evaluate(model, data.val, progress=False)
     counts = count_parameters(model), count_macs(model)
     return StageResult(name, settings, model, scores, *counts, packed_bytes(model), seconds)

@@ -45,7 +45,7 @@ class Budget:
     """What a model may cost; at least one of the three targets.
 
     Attributes:
-        target_bytes: of the ``.slim`` file, at most.
+        target_bytes: of the ``.slim`` file, or of what ``compress`` is told by ``target_file``, at most.
         target_latency: milliseconds for one image in ONNX Runtime on this machine (the median), at most.
         max_drop: top-1 that may be lost on ``val``, 0…1: 0.01 is one point.
         epochs: how often training may look at each image, in all stages together; 0 for none. With ``max_drop`` but no

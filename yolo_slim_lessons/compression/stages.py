@@ -14,6 +14,7 @@ import torch
 import yaml
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.compression.stage_bar import StageBar
 from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.distillation import TeacherCache, cache_teacher, distill
 from yolo_slim_lessons.files import RECIPES_DIR, fingerprint, write_atomically
@@ -71,11 +72,13 @@ class RecipeRun:
 
     Attributes:
         data, teacher, seed, progress, folder: as ``compress`` was given them.
+        bar: learns what is finished.
         history: all that the next stage depends on; its files are named by a hash of that.
     """
 
-    def __init__(self, model, teacher, data: ImageData, seed: int, folder: Path | None, progress: bool):
+    def __init__(self, model, teacher, data: ImageData, seed: int, folder: Path | None, progress: bool, bar: StageBar):
         self.teacher, self.data, self.seed, self.folder, self.progress = teacher, data, seed, folder, progress
+        self.bar, self.on_epoch = bar, bar.epoch
         self.history: list = []
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -94,8 +97,10 @@ class RecipeRun:
     def stage(self, model: ClassificationModel, name: str, settings: dict) -> tuple[ClassificationModel, float]:
         """What the stage makes of ``model``, and the seconds that it took; from the folder, if it is there."""
         self.history.append([name, settings])
+        self.bar.begin(name)
         finished = self._file(f"{name}.slim")
         if finished and finished.exists():
+            self.bar.end(found=True)
             note = json.loads(finished.with_suffix(".json").read_text(encoding="utf-8"))
             return load_packed(finished), note["seconds"]
         started = time.monotonic()
@@ -105,6 +110,7 @@ class RecipeRun:
             options.setdefault("cache", self.answers(options.pop("versions", None), options.get("augment", True)))
         made = function(model, **options)
         seconds = time.monotonic() - started
+        self.bar.end(found=False)
         if finished:
             self._keep(made, finished, {"stage": name, "settings": settings, "seconds": seconds})
         return made, seconds
@@ -156,7 +162,7 @@ def _quantize_integer(model, calibration: Split, activation_bits=None, correct_b
     return few_bits.correct_biases(quantized, model, calibration) if correct_biases else quantized
 
 
-_TRAINING = ("data", "seed", "checkpoint", "progress")
+_TRAINING = ("data", "seed", "checkpoint", "progress", "on_epoch")
 
 # Name of a stage → its function, and the arguments that all stages share of which it takes some. A recipe may set these
 # anew. ``distill`` and ``train_quantized`` also know ``versions``, as of ``cache_teacher``; ``quantize_integer`` knows

@@ -11,6 +11,7 @@ from torch import nn
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.measurement.accuracy import (
     ClassScores,
+    PairedDifference,
     Scores,
     evaluate,
     paired_difference,
@@ -35,6 +36,7 @@ __all__ = [
     "Comparison",
     "Latency",
     "LayerCost",
+    "PairedDifference",
     "Scorecard",
     "Scores",
     "checkpoint_bytes",

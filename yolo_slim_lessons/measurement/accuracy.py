@@ -3,12 +3,11 @@
 Used from lesson 02 on. Leaves out: calibration of the probabilities, and top-5.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import nn
 from tqdm.auto import tqdm
@@ -16,6 +15,30 @@ from tqdm.auto import tqdm
 from yolo_slim_lessons.agreement import check_image_size, check_split, join_split
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.models import as_network, copy_model, input_format, logits
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """How two models differ in their right answers to the same images.
+
+    Attributes:
+        difference: top-1 of the second minus that of the first, -1…1.
+        interval: 95 % interval of it (Agresti & Min, 2005), which knows that most images are easy or hard for both.
+        only_first, only_second: how many images just one of the two gets right.
+    """
+
+    difference: float
+    interval: tuple[float, float]
+    only_first: int
+    only_second: int
+
+    def __repr__(self) -> str:
+        low, high = (100 * end for end in self.interval)
+        return (
+            f"second minus first: {100 * self.difference:+.2f} points of top-1 "
+            f"(95 % interval {low:+.2f} to {high:+.2f}); "
+            f"only the first is right on {self.only_first:,} images, only the second on {self.only_second:,}"
+        )
 
 
 @dataclass(frozen=True)
@@ -71,38 +94,30 @@ def wilson_interval(correct: int, images: int) -> tuple[float, float]:
     return interval.low, interval.high
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
-    """By how much the first of two models is right more often on the same images, with its 95 % interval.
-
-    Images that both get right, or both wrong, say nothing about the difference; the interval rests on the others
-    (Bonett & Price, 2012: with one more image for each of the two models, so that it holds for few).
+def paired_difference(first: np.ndarray, second: np.ndarray) -> PairedDifference:
+    """Compare two models by the images that only one of them gets right (McNemar, 1947).
 
     Args:
-        first: whether the first model's answer was right, a bool array with one entry for each image.
-        second: likewise of the second model, for the same images in the same order.
-
-    Returns:
-        (difference, lower end, upper end), each −1…1.
+        first: bool array of N, whether the first model is right.
+        second: the same of the second, for the same images in the same order.
 
     Raises:
-        ValueError: the arrays differ in their length, or are empty.
+        ValueError: no image, or not equally many.
 
     Example:
-        >>> right = np.array([True] * 90 + [False] * 10)
-        >>> worse = np.array([True] * 84 + [False] * 16)
-        >>> [round(share, 3) for share in paired_difference(worse, right)]
-        [-0.06, -0.112, -0.006]
+        >>> paired_difference(np.array([True, True, False]), np.array([True, False, False])).only_first
+        1
     """
     first, second = np.asarray(first, bool), np.asarray(second, bool)
-    images = len(first)
-    if first.shape != second.shape or images == 0:
-        raise ValueError(
-            f"first is of {len(first)} images, second of {len(second)}: expected the same ones, at least 1"
-        )
-    won, lost = (first & ~second).sum().item(), (second & ~first).sum().item()
-    more, less = (won + 1) / (images + 2), (lost + 1) / (images + 2)
-    error = norm.ppf(0.975).item() * math.sqrt((more + less - (more - less) ** 2) / (images + 2))
-    return (won - lost) / images, max(more - less - error, -1.0), min(more - less + error, 1.0)
+    if first.shape != second.shape or first.ndim != 1 or len(first) == 0:
+        raise ValueError(f"first has shape {first.shape}, second {second.shape}: expected N answers each, N ≥ 1")
+    gain = second.astype(int) - first
+    only_first, only_second = int((gain < 0).sum()), int((gain > 0).sum())
+    # Half an image more in each of the four cells keeps the interval honest where the two never differ.
+    images = len(gain) + 2
+    middle = (only_second - only_first) / images
+    half = 1.96 * np.sqrt((only_first + only_second + 1) / images - middle**2) / np.sqrt(images)
+    return PairedDifference(float(gain.mean()), (middle - half, middle + half), only_first, only_second)
 
 
 def predict(model: nn.Module, split: Split, batch_size: int = 128, progress: bool = True) -> torch.Tensor:
