@@ -14,6 +14,7 @@ import onnx
 import torch
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.agreement import check_image_size
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.deployment.exporting import prepare_export
 from yolo_slim_lessons.deployment.litert_export import export_litert
@@ -23,6 +24,7 @@ from yolo_slim_lessons.deployment.session import onnx_session, run_onnx
 from yolo_slim_lessons.files import write_atomically
 
 __all__ = ["export_litert", "export_onnx", "onnx_runner", "onnx_session", "run_onnx"]
+
 
 def export_onnx(
     model: ClassificationModel,
@@ -74,6 +76,7 @@ def export_onnx(
         ['images']
     """
     export = prepare_export(model, path, image_size, precision, bits, calibration, ending=".onnx", kind="ONNX")
+    check_image_size(export.model, (export.image_size, export.image_size), "image_size")
     graph = onnx_graph(export.model, export.image_size, precision)
     if preprocess:
         graph = with_preprocessing(graph, export.image_size)

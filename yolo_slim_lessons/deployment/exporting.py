@@ -1,4 +1,4 @@
-"""What every writer of a file for a runtime does first: check its arguments, quantize on the way, and say what it holds.
+"""What all writers of files for runtimes do first: check arguments, quantize on the way, and say what the file holds.
 
 Used by ``export_onnx`` and ``export_litert``, in lessons 09 and 12. Leaves out: the files themselves.
 """
@@ -13,7 +13,6 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
-from yolo_slim_lessons.agreement import check_image_size
 from yolo_slim_lessons.arguments import check_choice, check_positive_integer
 from yolo_slim_lessons.models import as_classifier, class_names_of, image_size_of, input_format
 from yolo_slim_lessons.quantization import (
@@ -52,7 +51,6 @@ def prepare_export(model, path, image_size, precision, bits, calibration, *, end
     _check_arguments(model, path, precision, bits, calibration, ending, kind)
     size = image_size_of(model) if image_size is None else image_size
     check_positive_integer("image_size", size)
-    check_image_size(model, (size, size), "image_size")
     names = list(class_names_of(model).values())
     properties = {"class_names": names, "image_size": size}
     properties |= {"names": dict(enumerate(names)), "task": "classify", "imgsz": [size, size], "stride": 1, "batch": 1}

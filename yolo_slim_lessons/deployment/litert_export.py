@@ -1,9 +1,9 @@
 """A model as a ``.tflite`` file, for phones, browsers and microcontrollers. Used in lesson 12.
 
-Written here, from our own integers, because the converters make integers of their own: ``litert-torch`` takes a float
-network of PyTorch and rounds it by ``ai-edge-quantizer`` or PT2E (and installs jax and transformers), and
-``ai-edge-quantizer`` calibrates a float ``.tflite`` anew. ``onnx2tf`` needs TensorFlow, and pins its own numpy and onnx.
-Leaves out: Ultralytics' route to LiteRT, which calls ``litert-torch``, and steps from a picture to the input.
+Written here, from our own integers, because converters find integers of their own. ``litert-torch`` takes a float
+network of PyTorch, which it rounds by ``ai-edge-quantizer`` or PT2E, and installs jax and transformers;
+``ai-edge-quantizer`` calibrates a float ``.tflite`` anew; ``onnx2tf`` installs TensorFlow and older numpy and onnx.
+Leaves out: the steps from a picture to ``images``, for LiteRT cannot resize as PIL does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.agreement import check_image_size
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.deployment.exporting import prepare_export
 from yolo_slim_lessons.deployment.litert_graph import litert_graph
@@ -74,6 +75,7 @@ def export_litert(
         2.9 MB
     """
     export = prepare_export(model, path, image_size, precision, bits, calibration, ending=".tflite", kind="LiteRT")
+    check_image_size(export.model, (export.image_size, export.image_size), "image_size")
     content = litert_graph(export.model, export.image_size, precision, probabilities, export.properties)
     _check_answers(export.model, content, export.image_size, precision, probabilities)
     write_atomically(export.path, lambda temporary: temporary.write_bytes(content))

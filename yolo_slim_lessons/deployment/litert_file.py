@@ -1,4 +1,4 @@
-"""The bytes of a ``.tflite`` file: a flatbuffer after the schema that ``ai-edge-litert`` brings along, and a ZIP behind.
+"""The bytes of a ``.tflite`` file: a flatbuffer after the schema that comes with ``ai-edge-litert``, and a ZIP behind.
 
 Used by ``litert_tensors`` and ``litert_graph``, in lesson 12. Leaves out: what stands in the file, and files of more
 than 2 GB.

@@ -1,6 +1,6 @@
-"""Tensors and operators of a LiteRT file, and the weights and activations of a model that they stand for.
+"""Tensors and operators of a LiteRT file, and the activations of a model that they stand for.
 
-Used by ``litert_graph``, in lesson 12. Leaves out: what the layers compute.
+Used by ``litert_layers`` and ``litert_graph``, in lesson 12. Leaves out: weights, and what is computed.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from yolo_slim_lessons.deployment.litert_file import file_bytes, nibbles, schema, with_properties
-from yolo_slim_lessons.quantization import IntegerGrid, QuantizedLayer
+from yolo_slim_lessons.quantization import IntegerGrid
 
 # The first version of an operator that computes with such a tensor, where it is not 1: an older runtime says then what
 # it lacks, and does not compute something else.
@@ -28,7 +27,6 @@ VERSIONS = {
     **{(name, "int8"): 2 for name in ("ADD", "MUL", "LOGISTIC", "CONCATENATION", "STRIDED_SLICE", "PAD")},
     **{(name, "int8"): 2 for name in ("MINIMUM", "TRANSPOSE")},
 }
-INT4_VERSION, CHANNELS_VERSION = 6, 5  # of DEQUANTIZE: of 4 bits, and with a scale for each channel
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,6 @@ class Tensors:
         self.buffers: list[bytes] = [b""]  # the first one is that of all tensors without numbers of their own
         self.plain: dict[tuple, int] = {}  # constants without a grid → their tensors
         self.floats_of: dict[int, Tensor] = {}  # integers → the floats that they stand for
-
-    # What the file consists of
 
     def tensor(
         self, name: str, shape: Sequence[int], kind: str, buffer: int = 0, scale=None, zero_point=0, axis: int = 0
@@ -142,12 +138,12 @@ class Tensors:
         index = self.tensor(name, shape, "int8", scale=grid.scale.item(), zero_point=stored(grid, grid.zero_point))
         return Tensor(index, tuple(shape), grid, channels_last)
 
-    def finished(self, inputs: Mapping[str, int], outputs: Mapping[str, int], properties: Mapping[str, object]) -> bytes:
+    def finished(
+        self, inputs: Mapping[str, int], outputs: Mapping[str, int], properties: Mapping[str, object]
+    ) -> bytes:
         """The file."""
         model = file_bytes(self.tensors, self.operators, self.codes, self.buffers, inputs, outputs)
         return with_properties(model, properties)
-
-    # Activations
 
     def name_of(self, x: Tensor) -> str:
         return self.tensors[x.index].name
@@ -184,52 +180,6 @@ class Tensors:
     def transposed(self, name: str, x: Tensor, order: Sequence[int], channels_last: bool = False) -> Tensor:
         shape = [x.shape[axis] for axis in order]
         return self.new("TRANSPOSE", name, [x], shape, x.grid, channels_last, [self.numbers(order)])
-
-    # Weights
-
-    def integer_weights(self, name: str, layer: QuantizedLayer, form: str) -> list[int]:
-        """Weight and bias of a layer that multiplies integers.
-
-        LiteRT's kernels count on weights from -127 to 127, so that two products fit in 16 bits; -128 becomes -127.
-        """
-        integers = arranged(layer.integers.clamp(min=-127), form)
-        scales = layer.weight_grid.scale.float().expand(len(layer.integers)).numpy()
-        weight = self.constant(f"{name}.weight", integers, scale=scales, axis=OUTPUTS_AXIS[form])
-        if layer.bias_integers is None:
-            return [weight]
-        scales = layer.accumulator_scale.float().expand(len(layer.integers)).numpy()
-        return [weight, self.constant(f"{name}.bias", layer.bias_integers.numpy(), scale=scales)]
-
-    def float_weights(self, name: str, layer: nn.Module, form: str, stored_as_integers: bool) -> list[int]:
-        """Weight and bias as floats; the weight of a ``QuantizedLayer`` made of its integers, if so told."""
-        version = None
-        if stored_as_integers:
-            grid, numbers = layer.weight_grid, arranged(layer.integers, form)
-            kind, version = ("int4", INT4_VERSION) if grid.bits <= 4 else ("int8", CHANNELS_VERSION)
-            places = {"scale": grid.scale.numpy(), "zero_point": grid.zero_point.numpy(), "axis": OUTPUTS_AXIS[form]}
-            weight = self.constant(f"{name}.integers", numbers, kind, **places)
-        else:
-            weight = self.constant(f"{name}.weight", arranged(layer.weight, form).astype(self.float_type))
-        if self.types[weight] != "float32":
-            floats = self.tensor(f"{name}.weight", self.tensors[weight].shape, "float32")
-            self.operator("DEQUANTIZE", [weight], floats, version)
-            weight = floats
-        if layer.bias is None:
-            return [weight]
-        return [weight, self.constant(f"{name}.bias", layer.bias.detach().numpy().astype(np.float32))]
-
-
-# How a weight's dimensions are ordered: outputs, height, width, inputs; or 1, height, width, outputs.
-ORDERS = {"conv": (0, 2, 3, 1), "depthwise": (1, 2, 3, 0), "linear": (0, 1)}
-OUTPUTS_AXIS = {"conv": 0, "depthwise": 3, "linear": 0}
-
-
-def arranged(weight: torch.Tensor, form: str) -> np.ndarray:
-    """The numbers of ``weight`` in the order of ``form``; a linear layer's may also be those of a 1×1 convolution."""
-    numbers = weight.detach().numpy()
-    if form == "conv" and numbers.ndim == 2:
-        numbers = numbers[:, :, None, None]
-    return np.ascontiguousarray(numbers.transpose(ORDERS[form]))
 
 
 def stored(grid: IntegerGrid, integer: int | torch.Tensor) -> int:
