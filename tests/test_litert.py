@@ -16,10 +16,11 @@ from ultralytics import YOLO
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.deployment import litert_export, litert_file
+from yolo_slim_lessons.deployment.exporting import grid_in_front_of
 from yolo_slim_lessons.deployment.litert_file import nibbles, schema
 from yolo_slim_lessons.deployment.litert_session import litert_interpreter, run_litert
 from yolo_slim_lessons.models import logits, new_model
-from yolo_slim_lessons.quantization import signal_to_noise
+from yolo_slim_lessons.quantization import IntegerGrid, QuantizedActivation, signal_to_noise
 
 YOLO11 = Path(__file__).with_name("files") / "yolo11n.pt"  # trained on Fashion-MNIST
 MICRO = pytest.mark.skipif(importlib.util.find_spec("tflite_micro") is None, reason="needs the package tflite-micro")
@@ -55,7 +56,8 @@ def answers(model, images):
 
 
 def in_litert(model, tmp_path, images, **options):
-    return run_litert(litert_interpreter(slim.export_litert(model, tmp_path / "model.tflite", **options), 1), images)
+    path = slim.export_litert(model, tmp_path / "model.tflite", **options)
+    return run_litert(litert_interpreter(path, threads=1, batch_size=32), images)
 
 
 def equal(first, second) -> float:
@@ -130,12 +132,13 @@ def test_images_come_with_channels_last_and_in_any_number(tiny, data, tmp_path):
     assert entry["shape_signature"].tolist() == [-1, 64, 64, 3]
     assert interpreter.get_signature_list() == {"serving_default": {"inputs": ["images"], "outputs": ["logits"]}}
     images = data.test.take(5)
-    one_by_one = torch.cat([run_litert(interpreter, images.images[number : number + 1]) for number in range(5)])
-    together = run_litert(interpreter, images)
-    assert together.shape == (5, 10)
-    assert torch.allclose(one_by_one, together, atol=1e-4)
-    assert torch.equal(run_litert(interpreter, images.images.numpy()), together)
-    assert torch.equal(run_litert(interpreter, images.images.float() / 255), together)
+    one_by_one = run_litert(interpreter, images)
+    assert one_by_one.shape == (5, 10)
+    assert torch.equal(run_litert(interpreter, images.images.numpy()), one_by_one)
+    assert torch.equal(run_litert(interpreter, images.images.float() / 255), one_by_one)
+    for batch_size in (2, 8):
+        together = run_litert(litert_interpreter(tmp_path / "model.tflite", 1, batch_size), images)
+        assert torch.allclose(one_by_one, together, atol=1e-4)
 
 
 def test_another_image_size(tiny, tmp_path):
@@ -223,6 +226,17 @@ def test_numbers_begin_where_processors_can_load_them(integer_nano, tmp_path):
         field = vector.Offset(4)
         if field:
             assert vector.Vector(field) % 16 == 0
+
+
+def test_what_is_cut_off_in_front_of_silu_becomes_zero():
+    """As in the model: if it became -1, nearly all numbers of a channel would be one level off, and so its average."""
+    step = torch.tensor(0.25)
+    fixed_point = IntegerGrid(16, torch.tensor(2.0**-9), torch.tensor(0, dtype=torch.int32))
+    act = QuantizedActivation(nn.SiLU(), fixed_point, IntegerGrid(8, step, torch.tensor(2, dtype=torch.int32), False))
+    lowest, _ = grid_in_front_of(act, steps=0.25).range
+    assert act.output_grid.quantize(nn.functional.silu(lowest)) == act.output_grid.zero_point
+    lowest, _ = grid_in_front_of(act, steps=1).range
+    assert act.output_grid.quantize(nn.functional.silu(lowest)) == act.output_grid.zero_point - 1
 
 
 def test_bits_quantizes_on_the_way(tiny, data, tmp_path):
@@ -419,13 +433,13 @@ def test_bad_files_and_images_are_named(tiny, data, tmp_path):
     path = slim.export_litert(tiny, tmp_path / "model.tflite")
     with pytest.raises(ValueError, match="threads=0"):
         litert_interpreter(path, threads=0)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        litert_interpreter(path, batch_size=0)
     interpreter = litert_interpreter(path, 1)
     with pytest.raises(ValueError, match=r"images has shape \(3, 64, 64\)"):
         run_litert(interpreter, data.test.images[0])
     with pytest.raises(ValueError, match=r"images have \(32, 32\) pixels: the file reads \(64, 64\)"):
         run_litert(interpreter, torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="batch_size=0"):
-        run_litert(interpreter, data.test, batch_size=0)
 
 
 def test_without_the_package_the_extra_is_named(tiny, tmp_path, monkeypatch):

@@ -80,15 +80,17 @@ def check_kernels(model: ClassificationModel, runtime: str) -> None:
             raise ValueError(f"{name} {problem[0]}: {runtime} convolves integers {problem[1]}")
 
 
-def grid_in_front_of(act: QuantizedActivation) -> IntegerGrid:
-    """8 bits for what ``act`` reads: from where its result is within one step of zero, to the end of its own grid.
+def grid_in_front_of(act: QuantizedActivation, steps: float) -> IntegerGrid:
+    """8 bits for what ``act`` reads: from where its result is within ``steps`` of zero, to the end of its own grid.
 
-    SiLU and Hardswish fade to 0 for negative numbers, and to x for positive ones: further out nothing changes.
+    SiLU and Hardswish fade to 0 for negative numbers, and to x for positive ones: further out nothing changes. Below
+    half a step what is cut off is rounded to 0, as by the model. Above it is rounded to -1, and since most numbers are
+    cut off, that adds up where a channel is averaged.
     """
     low, high = act.input_grid.range
     step = act.output_grid.scale
     below = torch.linspace(low.item(), 0, 4097, device=step.device)
-    matters = act.function(below.clone()).abs() > step  # a copy: Ultralytics lets activation functions overwrite
+    matters = act.function(below.clone()).abs() > steps * step  # a copy: Ultralytics lets functions overwrite
     low = below[matters][0] if matters.any() else -step
     return IntegerGrid.from_range(low, torch.minimum(high, act.output_grid.range[1]), bits=8, signed=False)
 
