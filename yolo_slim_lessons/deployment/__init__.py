@@ -1,4 +1,4 @@
-"""Leave PyTorch: a model as an ONNX file, and sessions of ONNX Runtime that run it. Used in lesson 09.
+"""Leave PyTorch: a model as an ONNX or LiteRT file, and sessions of ONNX Runtime that run it. Used in lesson 09.
 
 ``onnx_graph`` writes what the model computes, ``preprocessing`` puts the steps from a picture in front, and ``session``
 runs the file. Leaves out: other runtimes, though many read the same files (see ``benchmarks/deployment.py``).

@@ -99,6 +99,6 @@ def _check_answers(model: ClassificationModel, content: bytes, size: int, precis
         raise RuntimeError(
             f"LiteRT does not answer as the model: {left:.1f} dB are left of its answers to {CHECKED_IMAGES} pictures, "
             f"expected {LEAST[kind]:.0f} or more. Nothing was written. Activations of few bits and weights that nobody "
-            "trained pass errors on; if evaluate finds the model good, the fault is in export_litert or in this version "
-            "of ai-edge-litert, and export_onnx is another way"
+            "trained pass errors on. If evaluate finds the model good, the fault is in export_litert or in this "
+            "version of ai-edge-litert, and export_onnx is another way"
         )
