@@ -19,7 +19,7 @@ from yolo_slim_lessons.deployment import litert_export, litert_file
 from yolo_slim_lessons.deployment.exporting import grid_in_front_of
 from yolo_slim_lessons.deployment.litert_file import nibbles, schema
 from yolo_slim_lessons.deployment.litert_session import litert_interpreter, run_litert
-from yolo_slim_lessons.models import logits, new_model
+from yolo_slim_lessons.models import copy_model, logits, new_model
 from yolo_slim_lessons.quantization import IntegerGrid, QuantizedActivation, signal_to_noise
 
 YOLO11 = Path(__file__).with_name("files") / "yolo11n.pt"  # trained on Fashion-MNIST
@@ -401,7 +401,7 @@ def test_what_litert_cannot_compute_is_named(tiny, data, tmp_path):
 
 @pytest.mark.parametrize("export", [slim.export_litert, slim.export_onnx])
 def test_an_activation_function_that_nobody_knows_is_not_taken_for_another(tiny, tmp_path, export):
-    model = slim.models.copy_model(tiny)
+    model = copy_model(tiny)
     model.model[3].act = nn.GELU()
     with pytest.raises(ValueError, match=r"model\.3\.act is a GELU: expected ReLU, SiLU or Hardswish"):
         export(model, tmp_path / f"model.{'onnx' if export is slim.export_onnx else 'tflite'}")
