@@ -56,6 +56,7 @@ MODEL_DOORS = {
     "distill (student)": lambda m, s, d, f: slim.distill(m, slim.load_model("teacher"), d, epochs=1, **QUIET),
     "distill (teacher)": lambda m, s, d, f: slim.distill(s, m, d, epochs=1, **QUIET),
     "evaluate": lambda m, s, d, f: slim.evaluate(m, d.val, **QUIET).top1,
+    "export_litert": lambda m, s, d, f: slim.export_litert(m, f / "model.tflite").stat().st_size,
     "export_onnx": lambda m, s, d, f: slim.export_onnx(m, f / "model.onnx").stat().st_size,
     "fit": lambda m, s, d, f: slim.fit(m, d, 1, **QUIET),
     "layer_costs": lambda m, s, d, f: len(slim.layer_costs(m)),
@@ -257,6 +258,7 @@ SPLIT_DOORS = {
 CALIBRATION_DOORS = {
     "bit_sensitivity": lambda m, x, d, f: bit_sensitivity(m, x, (4,), **QUIET),
     "correct_biases": lambda m, x, d, f: slim.correct_biases(slim.quantize_integer(m, 4), m, x),
+    "export_litert": lambda m, x, d, f: slim.export_litert(m, f / "model.tflite", bits=8, calibration=x),
     "export_onnx": lambda m, x, d, f: slim.export_onnx(m, f / "model.onnx", bits=8, calibration=x),
     "learn_rounding": lambda m, x, d, f: slim.learn_rounding(slim.quantize_integer(m, 4), m, x, steps=1, **QUIET),
     "quantize_integer": lambda m, x, d, f: slim.quantize_integer(m, 8, 8, x),

@@ -13,6 +13,7 @@ from ultralytics.nn.tasks import ClassificationModel
 
 import yolo_slim_lessons as slim
 from yolo_slim_lessons.data import ImageData, Split
+from yolo_slim_lessons.deployment.litert_session import litert_interpreter, run_litert
 from yolo_slim_lessons.models import copy_model, logits, new_model, weight_layers
 from yolo_slim_lessons.quantization import (
     QuantizedLayer,
@@ -108,6 +109,19 @@ def test_files_for_onnx_runtime_answer_as_their_models_do(model, w8a8, images, t
     )  # 11.5 dB and more, measured
     w4 = slim.quantize_integer(model, 4, weight_ranges="minmax")
     torch.testing.assert_close(in_onnx(w4, images, tmp_path / "a.onnx"), answers(w4, images), rtol=1e-3, atol=1e-4)
+
+
+def in_litert(model, images, path, **options):
+    file = slim.export_litert(model, path, **options)
+    return run_litert(litert_interpreter(file, 1, len(images)), floats(images))
+
+
+def test_files_for_litert_answer_as_their_models_do(model, w8a8, images, tmp_path):
+    expected = answers(model, images)
+    torch.testing.assert_close(in_litert(model, images, tmp_path / "a.tflite"), expected, rtol=1e-3, atol=1e-4)
+    assert signal_to_noise(answers(w8a8, images), in_litert(w8a8, images, tmp_path / "a.tflite")) > 8
+    w4 = slim.quantize_integer(model, 4, weight_ranges="minmax")
+    torch.testing.assert_close(in_litert(w4, images, tmp_path / "a.tflite"), answers(w4, images), rtol=1e-3, atol=1e-4)
 
 
 def test_packed_files_come_back_to_the_bit(model, w8a8, images, tmp_path):

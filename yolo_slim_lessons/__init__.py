@@ -18,7 +18,7 @@ _HOMES = {
     "compression": "compress",
     "compression.budgets": "Budget",
     "data": "load_images write_image_folder",
-    "deployment": "export_onnx onnx_session run_onnx",
+    "deployment": "export_litert export_onnx onnx_session run_onnx",
     "distillation": "distill",
     "measurement": (
         "compare count_macs count_parameters evaluate layer_costs measure predict time_model wilson_interval"

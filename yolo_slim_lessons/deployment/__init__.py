@@ -1,4 +1,4 @@
-"""Leave PyTorch: a model as an ONNX file, and sessions of ONNX Runtime that run it. Used in lesson 09.
+"""Leave PyTorch: a model as an ONNX or LiteRT file, and sessions of ONNX Runtime that run it. Used in lesson 09.
 
 ``onnx_graph`` writes what the model computes, ``preprocessing`` puts the steps from a picture in front, and ``session``
 runs the file. Leaves out: other runtimes, though many read the same files (see ``benchmarks/deployment.py``).
@@ -6,7 +6,6 @@ runs the file. Leaves out: other runtimes, though many read the same files (see 
 
 import functools
 import json
-import numbers
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,19 +15,15 @@ import torch
 from ultralytics.nn.tasks import ClassificationModel
 
 from yolo_slim_lessons.agreement import check_image_size
-from yolo_slim_lessons.arguments import check_positive_integer
 from yolo_slim_lessons.data import Split
+from yolo_slim_lessons.deployment.exporting import prepare_export
+from yolo_slim_lessons.deployment.litert_export import export_litert
 from yolo_slim_lessons.deployment.onnx_graph import onnx_graph
 from yolo_slim_lessons.deployment.preprocessing import with_preprocessing, with_softmax
 from yolo_slim_lessons.deployment.session import onnx_session, run_onnx
 from yolo_slim_lessons.files import write_atomically
-from yolo_slim_lessons.models import as_classifier, class_names_of, image_size_of, input_format
-from yolo_slim_lessons.quantization import QuantizedLayer, quantize_integer
-from yolo_slim_lessons.quantization.few_bits import correct_biases
 
-__all__ = ["export_onnx", "onnx_runner", "onnx_session", "run_onnx"]
-
-PRECISIONS = ("fp32", "fp16")
+__all__ = ["export_litert", "export_onnx", "onnx_runner", "onnx_session", "run_onnx"]
 
 
 def export_onnx(
@@ -80,31 +75,19 @@ def export_onnx(
         ...     [entry.name for entry in onnx_session(file).get_inputs()]
         ['images']
     """
-    model = as_classifier(model)
-    path = Path(path)
-    _check_arguments(model, path, precision, bits, calibration)
-    size = image_size_of(model) if image_size is None else image_size
-    check_positive_integer("image_size", size)
-    check_image_size(model, (size, size), "image_size")
-    names = list(class_names_of(model).values())
-    channels = input_format(model)["channels"]
-    if bits is not None and bits <= 4:
-        model = quantize_integer(model, bits)
-    elif bits is not None:
-        model = correct_biases(quantize_integer(model, bits, 8, calibration), model, calibration)
-    graph = onnx_graph(model, size, precision)
+    export = prepare_export(model, path, image_size, precision, bits, calibration, ending=".onnx", kind="ONNX")
+    check_image_size(export.model, (export.image_size, export.image_size), "image_size")
+    graph = onnx_graph(export.model, export.image_size, precision)
     if preprocess:
-        graph = with_preprocessing(graph, size)
+        graph = with_preprocessing(graph, export.image_size)
     elif probabilities:
         graph = with_softmax(graph)
     graph.producer_name = "yolo_slim_lessons"
-    ours = {"class_names": json.dumps(names), "image_size": size}
-    theirs = {"names": dict(enumerate(names)), "task": "classify", "imgsz": [size, size], "stride": 1, "batch": 1}
-    properties = ours | theirs | {"channels": channels}
+    properties = export.properties | {"class_names": json.dumps(export.properties["class_names"])}
     onnx.helper.set_model_props(graph, {name: str(value) for name, value in properties.items()})
     onnx.checker.check_model(graph)
-    write_atomically(path, lambda temporary: temporary.write_bytes(graph.SerializeToString()))
-    return path
+    write_atomically(export.path, lambda temporary: temporary.write_bytes(graph.SerializeToString()))
+    return export.path
 
 
 def onnx_runner(model: ClassificationModel) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -115,32 +98,3 @@ def onnx_runner(model: ClassificationModel) -> Callable[[torch.Tensor], torch.Te
     with tempfile.TemporaryDirectory() as folder:
         session = onnx_session(export_onnx(model, Path(folder) / "model.onnx"))
     return functools.partial(run_onnx, session)
-
-
-def _check_arguments(model, path: Path, precision, bits, calibration) -> None:
-    if path.suffix != ".onnx":
-        raise ValueError(f"path={str(path)!r}: expected a name that ends in .onnx")
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}: expected one of {PRECISIONS}")
-    if bits is not None and (isinstance(bits, bool) or not isinstance(bits, numbers.Integral) or not 2 <= bits <= 8):
-        raise ValueError(f"bits={bits!r}: expected an integer from 2 to 8, or None for a model as it is")
-    ranges_are_needed = bits is not None and bits > 4
-    if ranges_are_needed and calibration is None:
-        raise ValueError(
-            f"bits={bits} needs calibration=: some hundred training images, such as data.train.take(512), to find the "
-            "activations' ranges with"
-        )
-    if calibration is not None and not ranges_are_needed:
-        raise ValueError(
-            f"calibration is not used with bits={bits}, which leaves activations in float: leave it out, or export "
-            "slim.quantize_integer(model, bits, activation_bits=8, calibration=…)"
-        )
-    has_integers = any(isinstance(layer, QuantizedLayer) for layer in model.modules())
-    if precision != "fp32" and (bits is not None or has_integers):
-        raise ValueError(f"precision={precision!r}: weights are integers here; expected 'fp32'")
-    rounded = getattr(model, "float_quantization", None)
-    if rounded and rounded["activations"]:
-        raise ValueError(
-            f"model rounds activations to {rounded['activations']}, which ONNX has no operator for: "
-            "use quantize_float with activations=None"
-        )

@@ -26,15 +26,15 @@ import itertools
 
 import numpy as np
 import onnx
-import torch
 from onnx import TensorProto, helper
 from torch import nn
 from ultralytics.nn.tasks import ClassificationModel
 
+from yolo_slim_lessons.deployment.exporting import check_kernels, grid_in_front_of
 from yolo_slim_lessons.deployment.onnx_tensors import Tensors, Value, moved, name_of
 from yolo_slim_lessons.graph import Graph, Node, Walk
 from yolo_slim_lessons.models import blank_images, copy_model
-from yolo_slim_lessons.quantization import IntegerGrid, QuantizedActivation, QuantizedLayer, QuantizedModel
+from yolo_slim_lessons.quantization import QuantizedActivation, QuantizedLayer, QuantizedModel
 from yolo_slim_lessons.quantization.folding import fold_batchnorm
 from yolo_slim_lessons.quantization.simulation import graph_of
 
@@ -56,7 +56,7 @@ def onnx_graph(model: ClassificationModel, image_size: int, precision: str = "fp
         ValueError: activations of more than 8 bits, weights with a zero point under quantized activations, or an
             activation function that has no operator here.
     """
-    _check(model)
+    check_kernels(model, "ONNX Runtime")
     if not any(isinstance(layer, QuantizedLayer) for layer in model.modules()):
         model = fold_batchnorm(copy_model(model).float())
     images = blank_images(model, image_size)
@@ -124,7 +124,7 @@ class _Writer(Walk, Tensors):
         if not isinstance(act, QuantizedActivation):
             return self.function(node.name, x, act)
         if x in self.integer_sums and not isinstance(act.function, nn.ReLU | nn.Identity):
-            x = self.real(node.name, self.quantize(x.removesuffix("/Conv"), x, grid_in_front_of(act)))
+            x = self.real(node.name, self.quantize(x.removesuffix("/Conv"), x, grid_in_front_of(act, steps=1)))
         return self.quantize(node.name, self.function(node.name, x, act.function), act.output_grid)
 
     def function(self, name: str, x: str, function: nn.Module) -> str:
@@ -216,33 +216,3 @@ class _Writer(Walk, Tensors):
         graph = helper.make_graph(self.nodes, "classifier", [images], [logits], list(self.constants.values()))
         opset, version = (INT4_OPSET, INT4_IR_VERSION) if self.stores_integers else (OPSET, IR_VERSION)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version)
-
-
-def grid_in_front_of(act: QuantizedActivation) -> IntegerGrid:
-    """8 bits for what ``act`` reads: from where its result is within one step of zero, to the end of its own grid.
-
-    SiLU and Hardswish fade to 0 for negative numbers, and to x for positive ones: further out nothing changes.
-    """
-    low, high = act.input_grid.range
-    step = act.output_grid.scale
-    below = torch.linspace(low.item(), 0, 4097, device=step.device)
-    matters = act.function(below.clone()).abs() > step  # a copy: Ultralytics lets activation functions overwrite
-    low = below[matters][0] if matters.any() else -step
-    return IntegerGrid.from_range(low, torch.minimum(high, act.output_grid.range[1]), bits=8, signed=False)
-
-
-def _check(model: ClassificationModel) -> None:
-    """Raise ``ValueError`` if ONNX Runtime cannot compute a part of a model with quantized activations in integers."""
-    for name, module in model.named_modules() if isinstance(model, QuantizedModel) else ():
-        problem = None
-        if isinstance(module, QuantizedActivation) and module.output_grid.bits > 8:
-            problem = f"puts out {module.output_grid.bits} bits", "of up to 8 bits; quantize with activation_bits=8"
-        elif isinstance(module, QuantizedLayer) and module.weight_grid.bits > 8:
-            problem = f"has weights of {module.weight_grid.bits} bits", "of up to 8 bits; quantize with bits=8"
-        elif isinstance(module, QuantizedLayer) and not module.weight_grid.symmetric:
-            problem = "has weights with a zero point", "without; quantize with symmetric=True"
-        if problem:
-            raise ValueError(f"{name} {problem[0]}: ONNX Runtime convolves integers {problem[1]}")
-        functions = nn.ReLU | nn.SiLU | nn.Hardswish | nn.Identity
-        if isinstance(module, QuantizedActivation) and not isinstance(module.function, functions):
-            raise ValueError(f"{name} is a {type(module.function).__name__}: expected ReLU, SiLU or Hardswish")
