@@ -233,7 +233,7 @@ def test_what_is_cut_off_in_front_of_silu_becomes_zero():
     step = torch.tensor(0.25)
     fixed_point = IntegerGrid(16, torch.tensor(2.0**-9), torch.tensor(0, dtype=torch.int32))
     act = QuantizedActivation(nn.SiLU(), fixed_point, IntegerGrid(8, step, torch.tensor(2, dtype=torch.int32), False))
-    lowest, _ = grid_in_front_of(act, steps=0.25).range
+    lowest, _ = grid_in_front_of(act).range
     assert act.output_grid.quantize(nn.functional.silu(lowest)) == act.output_grid.zero_point
     lowest, _ = grid_in_front_of(act, steps=1).range
     assert act.output_grid.quantize(nn.functional.silu(lowest)) == act.output_grid.zero_point - 1

@@ -24,6 +24,7 @@ from yolo_slim_lessons.quantization import (
 )
 from yolo_slim_lessons.quantization.few_bits import correct_biases
 
+FADED = 0.25  # of a step: what an activation function makes of what is cut off
 PRECISIONS = ("fp32", "fp16")
 FUNCTIONS = nn.ReLU | nn.SiLU | nn.Hardswish | nn.Identity  # activation functions that the writers know
 
@@ -80,17 +81,17 @@ def check_kernels(model: ClassificationModel, runtime: str) -> None:
             raise ValueError(f"{name} {problem[0]}: {runtime} convolves integers {problem[1]}")
 
 
-def grid_in_front_of(act: QuantizedActivation, steps: float) -> IntegerGrid:
-    """8 bits for what ``act`` reads: from where its result is within ``steps`` of zero, to the end of its own grid.
+def grid_in_front_of(act: QuantizedActivation) -> IntegerGrid:
+    """8 bits for what ``act`` reads: from where its result is next to zero, to the end of its own grid.
 
-    SiLU and Hardswish fade to 0 for negative numbers, and to x for positive ones: further out nothing changes. Below
-    half a step what is cut off is rounded to 0, as by the model. Above it is rounded to -1, and since most numbers are
-    cut off, that adds up where a channel is averaged.
+    SiLU and Hardswish fade to 0 for negative numbers, and to x for positive ones: further out nothing changes. What
+    is cut off lies within ``FADED`` steps of 0 and so is rounded to 0, as by the model. Beyond half a step it would be
+    rounded to -1, and since most numbers are cut off, that would add up where a channel is averaged.
     """
     low, high = act.input_grid.range
     step = act.output_grid.scale
     below = torch.linspace(low.item(), 0, 4097, device=step.device)
-    matters = act.function(below.clone()).abs() > steps * step  # a copy: Ultralytics lets functions overwrite
+    matters = act.function(below.clone()).abs() > FADED * step  # a copy: Ultralytics lets functions overwrite
     low = below[matters][0] if matters.any() else -step
     return IntegerGrid.from_range(low, torch.minimum(high, act.output_grid.range[1]), bits=8, signed=False)
 

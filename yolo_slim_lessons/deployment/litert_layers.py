@@ -43,11 +43,7 @@ class Layers(Walk, Tensors):
         if isinstance(act, QuantizedActivation):
             function = act.function
             if isinstance(layer, QuantizedLayer) and node.inputs != (0,):
-                grid = (
-                    act.output_grid
-                    if isinstance(function, nn.ReLU | nn.Identity)
-                    else grid_in_front_of(act, steps=0.25)
-                )
+                grid = act.output_grid if isinstance(function, nn.ReLU | nn.Identity) else grid_in_front_of(act)
         if isinstance(function, nn.ReLU):
             self.fused.add(behind.name)
         x = self.ordered(x, channels_last=True)

@@ -124,7 +124,7 @@ class _Writer(Walk, Tensors):
         if not isinstance(act, QuantizedActivation):
             return self.function(node.name, x, act)
         if x in self.integer_sums and not isinstance(act.function, nn.ReLU | nn.Identity):
-            x = self.real(node.name, self.quantize(x.removesuffix("/Conv"), x, grid_in_front_of(act, steps=1)))
+            x = self.real(node.name, self.quantize(x.removesuffix("/Conv"), x, grid_in_front_of(act)))
         return self.quantize(node.name, self.function(node.name, x, act.function), act.output_grid)
 
     def function(self, name: str, x: str, function: nn.Module) -> str:
