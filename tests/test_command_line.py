@@ -267,6 +267,10 @@ def test_a_format_that_is_not_there_is_refused_before_any_work(run, monkeypatch)
         (["export", "best.pt", "--for", "slim", "--bits", "1"], "bits=1"),
         (["export", "best.pt", "--for", "onnx", "--output", "best.pt"], "best.pt would replace the model itself"),
         (["compress", "best.pt", "photographs", "--bytes", "1MB", "--output", "best.pt"], "best.pt is a file"),
+        (
+            ["compress", "best.pt", "photographs", "--bytes", "1MB", "--for", "c"],
+            "best-slim.pt --for c --bits 8 --activ",
+        ),
         (["measure", "broken.onnx", "photographs"], "broken.onnx' is not an ONNX model"),
     ],
 )

@@ -31,6 +31,12 @@ def run(settings: Namespace) -> bool:
     """Compress a model as ``settings`` say, and write what was made; returns whether the budget was met."""
     writer(settings.kind)  # now, not after the training
     folder = _output_folder(settings)
+    if FORMATS[settings.kind].integers_only:
+        raise ValueError(
+            f"--for {settings.kind}: it has integers only, and compress leaves activations in float. Compress for "
+            f"slim, then: export {folder / _file_stem(folder)}.pt --for {settings.kind} --bits 8 --activations 8 --calibrate "
+            f"{settings.images}"
+        )
     model = read_model(settings.model, settings)
     goal = settings.recipe or _budget_of(settings, model)
     data = read_images(settings.images, model, settings)

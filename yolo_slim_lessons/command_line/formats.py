@@ -18,18 +18,20 @@ class Format:
         function: the public name of what writes it, called with a model and a path.
         ending: of the path; that of a folder has none of its own.
         bits: that it can store for the weights of a layer; ``None`` for all.
+        integers_only: whether it has no floats, so that activations must be rounded, too, which ``compress`` does not.
     """
 
     function: str
     ending: str
     bits: tuple[int, ...] | None = None
+    integers_only: bool = False
 
 
 FORMATS = {
     "slim": Format("save_packed", ".slim"),
     "onnx": Format("export_onnx", ".onnx", (4, 8)),
-    "litert": Format("export_litert", ".tflite", (8,)),
-    "c": Format("export_c", "-c", (8,)),
+    "litert": Format("export_litert", ".tflite", (4, 8)),
+    "c": Format("export_c", "-c", integers_only=True),
 }
 
 
