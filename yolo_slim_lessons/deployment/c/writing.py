@@ -1,0 +1,295 @@
+"""The text of the C file: the constants of each layer, and the calls one after the other. Used in lesson 13.
+
+What the calls do stands in ``layers.c``, which is copied into the file as it is. Leaves out: what the constants are
+(``numbers``), and where the tensors lie (``memory``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from yolo_slim_lessons.deployment.c.memory import MemoryPlan, plan_arena
+from yolo_slim_lessons.deployment.c.numbers import function_of, logit_factors, multipliers_of, weights_of
+from yolo_slim_lessons.deployment.c.operations import Add, Average, Classify, Convolve, Copy, Operation, Part
+
+LAYERS_C = Path(__file__).with_name("layers.c")
+SLACK = 16  # bytes behind a buffer, for four bytes are read at once where fewer may be left
+TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t"}
+PIXELS_AT_ONCE = 8  # of the widest kernel in layers.c
+
+
+@dataclass
+class CText:
+    """Source and header of one model.
+
+    Args:
+        name: what files, functions and macros begin with.
+        operations: from ``operations_of``.
+        class_names: in the order of the logits.
+    """
+
+    name: str
+    operations: Sequence[Operation]
+    class_names: Sequence[str]
+    plan: MemoryPlan = field(init=False)
+    constants: list[str] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    border_bytes: int = 0
+    logit_bits: int = 0
+
+    def __post_init__(self):
+        self.plan, self.addresses = plan_arena(self.operations)
+        writers = {Convolve: self.convolve, Add: self.add, Average: self.average, Copy: self.copy}
+        for operation in self.operations:
+            writers.get(type(operation), self.classify)(operation, identifier(operation.name))
+
+    def header(self) -> str:
+        image, upper = self.operations[0].reads[0].picture, self.name.upper()
+        return fill(
+            HEADER,
+            name=self.name,
+            upper=upper,
+            height=image.height,
+            width=image.width,
+            channels=image.channels,
+            classes=len(self.class_names),
+            logit_bits=self.logit_bits,
+            ram=self.plan.bytes + self.border_bytes + 2 * SLACK,
+        )
+
+    def source(self) -> str:
+        return fill(
+            SOURCE,
+            name=self.name,
+            upper=self.name.upper(),
+            names=",\n    ".join(json.dumps(each, ensure_ascii=True) for each in self.class_names),
+            arena=self.plan.bytes + SLACK,
+            border=self.border_bytes + SLACK,
+            layers=LAYERS_C.read_text(encoding="utf-8"),
+            constants="\n".join(self.constants),
+            calls="\n".join(f"    {call}" for call in self.calls),
+        )
+
+    def address(self, part: Part) -> str:
+        if part.picture.root not in self.addresses:
+            return "image"
+        return f"arena + {self.addresses[part.picture.root] + part.picture.place + part.start}"
+
+    def convolve(self, operation: Operation, name: str) -> None:
+        layer, (x,), y = operation.layer, operation.reads, operation.writes
+        check_window(operation.name, layer)
+        size, stride, padding = layer.kernel_size[0], layer.stride[0], layer.padding[0]
+        height, width = y.picture.height, y.picture.width
+        channels = layer.in_channels // layer.groups
+        in_place = (size, stride, padding) == (1, 1, 0)
+        band = 0 if in_place else min(height, -(-PIXELS_AT_ONCE // width))
+        rows = (band - 1) * stride + size if band else 0
+        self.border_bytes = max(self.border_bytes, rows * (x.picture.width + 2 * padding) * channels)
+        self.function(name, operation)
+        multiplier, shift = multipliers_of(operation.name, layer, operation.activation)
+        weights = self.weights(name, operation)
+        self.array(f"{name}_multiplier", multiplier)
+        self.array(f"{name}_shift", shift)
+        self.struct(
+            "Convolution",
+            name,
+            in_height=x.picture.height,
+            in_width=x.picture.width,
+            in_channels=channels,
+            in_step=x.picture.root.channels,
+            out_height=height,
+            out_width=width,
+            out_channels=layer.out_channels // layer.groups,
+            out_step=y.picture.root.channels,
+            groups=layer.groups,
+            size=size,
+            stride=stride,
+            padding=padding,
+            band=band,
+            zero_point=zero_point(x),
+            packed=int(weights.packed),
+            weights=f"{name}_weights",
+            bias=f"{name}_bias",
+            multiplier=f"{name}_multiplier",
+            shift=f"{name}_shift",
+            function=f"&{name}_function",
+        )
+        self.calls.append(f"convolve(&{name}, {self.address(x)}, {self.address(y)});")
+
+    def function(self, name: str, operation: Operation) -> None:
+        function = function_of(operation.name, operation.activation)
+        numbers = {key: getattr(function, key) for key in ("first", "last", "shift", "slope", "offset")}
+        if function.values is not None:
+            self.array(f"{name}_values", function.values)
+            self.array(f"{name}_cuts", function.cuts)
+            numbers |= {"values": f"{name}_values", "cuts": f"{name}_cuts"}
+        self.struct("Function", f"{name}_function", **numbers)
+
+    def weights(self, name: str, operation: Operation):
+        weights = weights_of(operation.name, operation.layer)
+        self.array(f"{name}_weights", weights.integers)
+        self.array(f"{name}_bias", weights.bias)
+        return weights
+
+    def add(self, operation: Operation, name: str) -> None:
+        (first, second), y = operation.reads, operation.writes
+        self.struct(
+            "Sum",
+            name,
+            pixels=y.picture.height * y.picture.width,
+            channels=y.channels,
+            first_step=first.picture.root.channels,
+            second_step=second.picture.root.channels,
+            out_step=y.picture.root.channels,
+            zero_point=zero_point(y),
+            highest=y.grid.highest,
+        )
+        self.calls.append(f"add(&{name}, {self.address(first)}, {self.address(second)}, {self.address(y)});")
+
+    def average(self, operation: Operation, name: str) -> None:
+        (x,), y = operation.reads, operation.writes
+        pixels = x.picture.height * x.picture.width
+        ratio = Fraction(x.grid.scale.item()) / Fraction(y.grid.scale.item()) / pixels
+        if x.grid.highest * pixels * ratio.numerator >= 2**62 or ratio.denominator >= 2**62:
+            raise ValueError(f"{operation.name}: its scales differ by too much for integers; quantize it again")
+        self.struct(
+            "Average",
+            name,
+            pixels=pixels,
+            channels=y.channels,
+            in_step=x.picture.root.channels,
+            zero_point=zero_point(x),
+            new_zero_point=zero_point(y),
+            highest=y.grid.highest,
+            numerator=ratio.numerator,
+            denominator=ratio.denominator,
+        )
+        self.calls.append(f"average(&{name}, {self.address(x)}, {self.address(y)});")
+
+    def copy(self, operation: Operation, name: str) -> None:
+        (x,), y = operation.reads, operation.writes
+        pixels = x.picture.height * x.picture.width
+        steps = f"{x.picture.root.channels}, {y.picture.root.channels}"
+        self.calls.append(f"copy({pixels}, {y.channels}, {steps}, {self.address(x)}, {self.address(y)});")
+
+    def classify(self, operation: Operation, name: str) -> None:
+        (x,), layer = operation.reads, operation.layer
+        weights = self.weights(name, operation)
+        factors, self.logit_bits = logit_factors(operation.name, layer)
+        self.array(f"{name}_factor", factors)
+        self.struct(
+            "Convolution",
+            name,
+            in_channels=layer.in_features,
+            out_channels=layer.out_features,
+            packed=int(weights.packed),
+            weights=f"{name}_weights",
+            bias=f"{name}_bias",
+        )
+        self.calls.append(f"return classify(&{name}, {name}_factor, {self.address(x)}, logits);")
+
+    def array(self, name: str, numbers: np.ndarray) -> None:
+        text = textwrap.fill(", ".join(map(str, numbers.tolist())), 118, break_on_hyphens=False)
+        text = textwrap.indent(text, "    ")
+        self.constants.append(f"static const {TYPES[str(numbers.dtype)]} {name}[{len(numbers)}] = {{\n{text}}};")
+
+    def struct(self, kind: str, name: str, **fields: object) -> None:
+        text = ", ".join(f".{key} = {value}" for key, value in fields.items())
+        text = textwrap.indent(textwrap.fill(text, 112, break_on_hyphens=False, break_long_words=False), "    ")
+        self.constants.append(f"static const {kind} {name} = {{\n{text}}};\n")
+
+
+def identifier(name: str) -> str:
+    """A name of C for the name of a node."""
+    return re.sub(r"\W", "_", name if name[0].isalpha() else f"layer_{name}")
+
+
+def zero_point(part: Part) -> int:
+    return part.grid.zero_point.item()
+
+
+def check_window(name: str, layer) -> None:
+    """Raise ``ValueError`` unless the windows of a convolution are squares without gaps, with the same border all round."""
+    pairs = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
+    for argument, pair in pairs.items():
+        if isinstance(pair, str) or pair[0] != pair[1]:
+            raise ValueError(f"{name} has {argument}={pair!r}: C takes one number for height and width")
+    if tuple(layer.dilation) != (1, 1) or layer.padding_mode != "zeros":
+        raise ValueError(f"{name} has dilation={layer.dilation}, padding_mode={layer.padding_mode!r}: C takes 1, 'zeros'")
+
+
+def fill(text: str, **values: object) -> str:
+    """``text`` with each ``@key@`` replaced; C has braces of its own."""
+    return re.sub(r"@(\w+)@", lambda match: str(values[match[1]]), text)
+
+
+HEADER = """\
+/* An image classifier in integer arithmetic, written by yolo_slim_lessons. */
+#ifndef @upper@_H
+#define @upper@_H
+
+#include <stdint.h>
+
+#define @upper@_HEIGHT @height@
+#define @upper@_WIDTH @width@
+#define @upper@_CHANNELS @channels@
+#define @upper@_CLASSES @classes@
+#define @upper@_LOGIT_BITS @logit_bits@
+#define @upper@_RAM @ram@ /* bytes that do not change their place, without the stack */
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+extern const char *const @name@_class_names[@upper@_CLASSES];
+
+/* The number of the likeliest class. Not for two threads at once: both would write to the same memory.
+
+   image: @height@ rows of @width@ pixels of @channels@ bytes each: red, green and blue, where there are three.
+   logits: @classes@ numbers; divided by 2^@upper@_LOGIT_BITS they are the logits, exactly. */
+int @name@_run(const uint8_t *image, int64_t *logits);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
+"""
+
+SOURCE = """\
+/* An image classifier in integer arithmetic, written by yolo_slim_lessons. C99, no library, no allocation.
+
+   First what the layers do, then their numbers, then @name@_run(), which calls one after the other.
+   Compile with optimization, and for your processor: cc -O3 -march=native. -DMODEL_PORTABLE leaves out all that is
+   written for particular processors. A negative number shifted to the right must keep its sign, as on all of them. */
+
+#include "@name@.h"
+
+#include <string.h>
+
+enum { ARENA_BYTES = @arena@, BORDER_BYTES = @border@ };
+
+@layers@
+/* Numbers ========================================================================================================== */
+
+const char *const @name@_class_names[@upper@_CLASSES] = {
+    @names@};
+
+@constants@
+/* The network ====================================================================================================== */
+
+static uint8_t arena[ARENA_BYTES]; /* all tensors; those that live at different times lie in the same place */
+
+int @name@_run(const uint8_t *image, int64_t *logits)
+{
+@calls@
+}
+"""
