@@ -5,13 +5,17 @@
    work: each layer writes its part where the whole is read. */
 
 /* An activation function: from a number of 16 bits to the byte that the next layer reads. Beyond first and last it is
-   constant. In between it is a straight line, or a table with an entry for every 2^shift numbers; within an entry the
-   result changes at most once, where the entry has its cut, to the value of the entry that follows. */
+   constant. In between it is a straight line, or a table with an entry for every 2^shift numbers. Within an entry the
+   result changes at most once: from its cut on, it is the value of the entry that follows. */
+typedef struct {
+    uint8_t value, cut;
+} Entry;
+
 typedef struct {
     int32_t first, last;
     int shift;
-    int32_t slope, offset;        /* of a line */
-    const uint8_t *values, *cuts; /* of a table; 0 for a line */
+    int32_t slope, offset; /* of a line */
+    const Entry *table;    /* 0 for a line */
 } Function;
 
 /* Weights lie in blocks of 16 output channels, the rest in a narrower one, for a processor that computes as many at
@@ -28,6 +32,9 @@ typedef struct {
     const int32_t *bias; /* without what the zero point adds to each sum */
     const uint32_t *multiplier; /* sum * multiplier / 2^shift is what the function reads */
     const uint8_t *shift;
+    uint8_t narrow;      /* whether 32 bits do for that, and sums are shifted to the left by "lift" first */
+    uint8_t lift;
+    uint8_t ties;        /* whether it ever matters to which side a number halfway between two is rounded */
     const Function *function;
 } Convolution;
 
@@ -119,17 +126,17 @@ static void multiply(const Windows *windows, const int8_t *weights, int packed, 
 }
 
 #else
-enum { PIXELS = 1 };
 
 /* Weight number "i" of those that lie two in a byte. */
 INLINE int unpacked(const int8_t *weights, int i)
 {
     const int nibble = (i % 2 ? (uint8_t)weights[i / 2] >> 4 : weights[i / 2]) & 15;
-    return (nibble ^ 8) - 8;
+    return (nibble ^ 8) - 8; /* n with the sign of its 4 bits */
 }
 
-static void multiply(const Windows *windows, const int8_t *weights, int packed, const int32_t *bias, int width,
-                     int32_t sums[][LANES])
+/* In plain C, for any processor. */
+static void multiply_plainly(const Windows *windows, const int8_t *weights, int packed, const int32_t *bias, int width,
+                             int32_t sums[][LANES])
 {
     for (int p = 0; p < windows->count; p++) {
         const int8_t *w = weights;
@@ -148,6 +155,110 @@ static void multiply(const Windows *windows, const int8_t *weights, int packed, 
             }
     }
 }
+
+#if !defined(MODEL_PORTABLE) && defined(__AVX2__)
+#define MODEL_AVX2
+#include <immintrin.h>
+enum { PIXELS = 2 };
+
+/* VPMADDWD: bytes and weights are made 16 bits wide, multiplied, and added in pairs. (VPMADDUBSW multiplies twice as
+   many as bytes, and adds them in 16 bits: two products of 255 * 127 do not fit.) "quads" times 4 channels. */
+INLINE void multiply_quads(int quads, const Windows *windows, const int8_t *weights, const int32_t *bias,
+                           int32_t sums[][LANES])
+{
+    const uint8_t *x[2] = {windows->start[0], windows->start[windows->count - 1]};
+    __m256i total[2][4];
+    for (int p = 0; p < 2; p++)
+        for (int q = 0; q < quads; q++)
+            total[p][q] = _mm256_setzero_si256();
+    for (int row = 0; row < windows->rows; row++) {
+        for (int k = 0; k < windows->length; k += 4, weights += 16 * quads) {
+            __m256i four_bytes[2];
+            for (int p = 0; p < 2; p++) {
+                int32_t bytes;
+                memcpy(&bytes, x[p] + k, 4);
+                four_bytes[p] = _mm256_broadcastq_epi64(_mm_cvtepu8_epi16(_mm_cvtsi32_si128(bytes)));
+            }
+            for (int q = 0; q < quads; q++) {
+                const __m128i bytes = _mm_loadu_si128((const __m128i *)(weights + 16 * q));
+                const __m256i four_weights = _mm256_cvtepi8_epi16(bytes);
+                for (int p = 0; p < 2; p++)
+                    total[p][q] = _mm256_add_epi32(total[p][q], _mm256_madd_epi16(four_bytes[p], four_weights));
+            }
+        }
+        x[0] += windows->pitch;
+        x[1] += windows->pitch;
+    }
+    for (int p = 0; p < 2; p++)
+        for (int q = 0; q < quads; q++) { /* two sums are left of each channel */
+            const __m256i both = _mm256_hadd_epi32(total[p][q], total[p][q]);
+            const __m256i four = _mm256_permute4x64_epi64(both, 0xD8);
+            const __m128i start = _mm_loadu_si128((const __m128i *)(bias + 4 * q));
+            _mm_storeu_si128((__m128i *)(sums[p] + 4 * q), _mm_add_epi32(start, _mm256_castsi256_si128(four)));
+        }
+}
+
+#elif !defined(MODEL_PORTABLE) && defined(__ARM_FEATURE_DOTPROD)
+#define MODEL_NEON
+#include <arm_neon.h>
+enum { PIXELS = 4 };
+
+/* SDOT: 16 bytes times 16 weights, four products each added to 4 sums. It takes signed bytes: we give it x - 128, and
+   add what is missing, 128 times the sum of the weights, which the same instruction computes. */
+INLINE void multiply_quads(int quads, const Windows *windows, const int8_t *weights, const int32_t *bias,
+                           int32_t sums[][LANES])
+{
+    const uint8_t *x[4];
+    int32x4_t total[4][4], missing[4];
+    for (int p = 0; p < 4; p++)
+        x[p] = windows->start[p < windows->count ? p : 0];
+    for (int q = 0; q < quads; q++) {
+        missing[q] = vdupq_n_s32(0);
+        for (int p = 0; p < 4; p++)
+            total[p][q] = vld1q_s32(bias + 4 * q);
+    }
+    for (int row = 0; row < windows->rows; row++) {
+        for (int k = 0; k < windows->length; k += 4, weights += 16 * quads) {
+            int8x16_t four_bytes[4];
+            for (int p = 0; p < 4; p++) {
+                uint32_t bytes;
+                memcpy(&bytes, x[p] + k, 4);
+                four_bytes[p] = vreinterpretq_s8_u32(vdupq_n_u32(bytes ^ 0x80808080u));
+            }
+            for (int q = 0; q < quads; q++) {
+                const int8x16_t four_weights = vld1q_s8(weights + 16 * q);
+                missing[q] = vdotq_s32(missing[q], four_weights, vdupq_n_s8(-128));
+                for (int p = 0; p < 4; p++)
+                    total[p][q] = vdotq_s32(total[p][q], four_weights, four_bytes[p]);
+            }
+        }
+        for (int p = 0; p < 4; p++)
+            x[p] += windows->pitch;
+    }
+    for (int p = 0; p < 4; p++)
+        for (int q = 0; q < quads; q++)
+            vst1q_s32(sums[p] + 4 * q, vsubq_s32(total[p][q], missing[q]));
+}
+
+#else
+enum { PIXELS = 1 };
+#endif
+
+static void multiply(const Windows *windows, const int8_t *weights, int packed, const int32_t *bias, int width,
+                     int32_t sums[][LANES])
+{
+#if defined(MODEL_AVX2) || defined(MODEL_NEON)
+    if (!packed && width == 16) {
+        multiply_quads(4, windows, weights, bias, sums);
+        return;
+    }
+    if (!packed && width == 8) {
+        multiply_quads(2, windows, weights, bias, sums);
+        return;
+    }
+#endif
+    multiply_plainly(windows, weights, packed, bias, width, sums);
+}
 #endif
 
 /* From sums to bytes =============================================================================================== */
@@ -163,18 +274,55 @@ INLINE int64_t rescale(int32_t sum, uint32_t multiplier, int shift)
 INLINE uint8_t look_up(const Function *function, int32_t x)
 {
     const int32_t place = x - function->first;
-    const int32_t entry = place >> function->shift;
+    const Entry *entry = function->table + (place >> function->shift);
     const int32_t rest = place & ((1 << function->shift) - 1);
-    return function->values[entry + (rest >= function->cuts[entry])];
+    return rest < entry->cut ? entry->value : entry[1].value;
 }
+
+/* Sums of a pixel to its bytes, one at a time. */
+static void finish_plainly(const Convolution *layer, int channel, int width, const int32_t *sums, uint8_t *output)
+{
+    const Function *function = layer->function;
+    for (int c = 0; c < width; c++) {
+        const int64_t scaled = rescale(sums[c], layer->multiplier[channel + c], layer->shift[channel + c]);
+        const int64_t above = scaled < function->first ? function->first : scaled;
+        const int32_t x = (int32_t)(above > function->last ? function->last : above);
+        if (function->table)
+            output[c] = look_up(function, x);
+        else
+            output[c] = (uint8_t)((x * function->slope + function->offset) >> function->shift);
+    }
+}
+
+/* finish() does so for a block of channels of several pixels. Where the layer is "narrow", 16 bits of each factor are
+   multiplied at a time: with sum = high * 2^16 + low, (sum * multiplier) >> 16 is high * multiplier plus
+   (low * multiplier) >> 16. PMADDWD takes the multiplier for signed, 2^16 too small, hence the term in the middle. */
 
 #if defined(MODEL_AVX512)
 
-/* Eight sums at a time, in 64 bits. */
-INLINE __m256i rescale_eight(__m256i sums, __m512i multiplier, __m512i shift, __m512i almost_half)
+INLINE __m512i rescale_narrow(__m512i sum, __m512i multiplier, __m512i shift, __m512i half, int ties)
 {
-    const __m512i product = _mm512_mullo_epi64(_mm512_cvtepi32_epi64(sums), multiplier);
-    const __m512i odd = _mm512_and_si512(_mm512_srav_epi64(product, shift), _mm512_set1_epi64(1));
+    const __m512i one = _mm512_set1_epi32(1);
+    const __m512i high = _mm512_madd_epi16(sum, _mm512_slli_epi32(multiplier, 16));
+    const __m512i middle = _mm512_and_si512(sum, _mm512_set1_epi32(-65536));
+    const __m512i low = _mm512_mulhi_epu16(sum, multiplier);
+    const __m512i product = _mm512_add_epi32(_mm512_add_epi32(high, middle), low);
+    const __m512i rounded = _mm512_srav_epi32(_mm512_add_epi32(product, half), shift);
+    if (!ties)
+        return rounded;
+    const __m512i rest = _mm512_and_si512(product, _mm512_sub_epi32(_mm512_add_epi32(half, half), one));
+    const __m512i not_half = _mm512_or_si512(_mm512_xor_si512(rest, half), _mm512_mullo_epi16(sum, multiplier));
+    const __mmask16 tie = _mm512_testn_epi32_mask(not_half, not_half);
+    return _mm512_mask_sub_epi32(rounded, _mm512_mask_test_epi32_mask(tie, rounded, one), rounded, one);
+}
+
+/* Eight sums in 64 bits. */
+INLINE __m256i rescale_eight(__m256i sums, __m256i multipliers, __m128i shifts)
+{
+    const __m512i one = _mm512_set1_epi64(1), shift = _mm512_cvtepu8_epi64(shifts);
+    const __m512i almost_half = _mm512_sub_epi64(_mm512_srli_epi64(_mm512_sllv_epi64(one, shift), 1), one);
+    const __m512i product = _mm512_mullo_epi64(_mm512_cvtepi32_epi64(sums), _mm512_cvtepu32_epi64(multipliers));
+    const __m512i odd = _mm512_and_si512(_mm512_srav_epi64(product, shift), one);
     const __m512i rounded = _mm512_add_epi64(_mm512_add_epi64(product, almost_half), odd);
     return _mm512_cvtsepi64_epi32(_mm512_srav_epi64(rounded, shift));
 }
@@ -183,37 +331,90 @@ static void finish(const Convolution *layer, int channel, int width, int count, 
 {
     const Function function = *layer->function;
     const __mmask16 lanes = (__mmask16)((1u << width) - 1);
-    const __m512i multipliers = _mm512_maskz_loadu_epi32(lanes, layer->multiplier + channel);
-    const __m128i shifts = _mm_maskz_loadu_epi8(lanes, layer->shift + channel);
-    __m512i multiplier[2], shift[2], almost_half[2];
-    multiplier[0] = _mm512_cvtepu32_epi64(_mm512_castsi512_si256(multipliers));
-    multiplier[1] = _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(multipliers, 1));
-    shift[0] = _mm512_cvtepu8_epi64(shifts);
-    shift[1] = _mm512_cvtepu8_epi64(_mm_srli_si128(shifts, 8));
-    for (int i = 0; i < 2; i++) {
-        const __m512i one = _mm512_set1_epi64(1);
-        almost_half[i] = _mm512_sub_epi64(_mm512_srli_epi64(_mm512_sllv_epi64(one, shift[i]), 1), one);
-    }
+    const __m512i first = _mm512_set1_epi32(function.first), last = _mm512_set1_epi32(function.last);
+    const __m512i multiplier = _mm512_maskz_loadu_epi32(lanes, layer->multiplier + channel);
+    const __m128i shift = _mm_maskz_loadu_epi8(lanes, layer->shift + channel);
+    const __m512i shift_left = _mm512_add_epi32(_mm512_cvtepu8_epi32(shift), _mm512_set1_epi32(layer->lift - 16));
+    const __m512i half = _mm512_srli_epi32(_mm512_sllv_epi32(_mm512_set1_epi32(1), shift_left), 1);
     for (int p = 0; p < count; p++, output += layer->out_step) {
-        const __m512i sum = _mm512_loadu_si512(sums[p]);
-        const __m256i low = rescale_eight(_mm512_castsi512_si256(sum), multiplier[0], shift[0], almost_half[0]);
-        __m256i high = low;
-        if (width > 8)
-            high = rescale_eight(_mm512_extracti64x4_epi64(sum, 1), multiplier[1], shift[1], almost_half[1]);
-        __m512i x = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-        x = _mm512_max_epi32(x, _mm512_set1_epi32(function.first));
-        x = _mm512_min_epi32(x, _mm512_set1_epi32(function.last));
-        if (function.values) {
-            int32_t numbers[LANES];
-            _mm512_storeu_si512(numbers, x);
-            for (int c = 0; c < width; c++)
-                output[c] = look_up(&function, numbers[c]);
+        __m512i x, sum = _mm512_loadu_si512(sums[p]);
+        if (layer->narrow) {
+            sum = _mm512_sll_epi32(sum, _mm_cvtsi32_si128(layer->lift));
+            x = rescale_narrow(sum, multiplier, shift_left, half, layer->ties);
+        } else {
+            const __m256i high = rescale_eight(_mm512_extracti64x4_epi64(sum, 1),
+                                               _mm512_extracti64x4_epi64(multiplier, 1), _mm_srli_si128(shift, 8));
+            const __m256i low = rescale_eight(_mm512_castsi512_si256(sum), _mm512_castsi512_si256(multiplier), shift);
+            x = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+        }
+        x = _mm512_min_epi32(_mm512_max_epi32(x, first), last);
+        if (function.table) {
+            const __m512i place = _mm512_sub_epi32(x, first);
+            const __m512i entry = _mm512_srli_epi32(place, (unsigned)function.shift);
+            const __m512i rest = _mm512_sub_epi32(place, _mm512_slli_epi32(entry, (unsigned)function.shift));
+            /* value, cut, value of the next entry and its cut, in four bytes */
+            const __m512i found = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), lanes, entry, function.table, 2);
+            const __m512i cut = _mm512_and_si512(_mm512_srli_epi32(found, 8), _mm512_set1_epi32(255));
+            x = _mm512_mask_srli_epi32(found, _mm512_cmpge_epi32_mask(rest, cut), found, 16);
         } else {
             x = _mm512_add_epi32(_mm512_mullo_epi32(x, _mm512_set1_epi32(function.slope)),
                                  _mm512_set1_epi32(function.offset));
-            x = _mm512_srav_epi32(x, _mm512_set1_epi32(function.shift));
-            _mm512_mask_cvtepi32_storeu_epi8(output, lanes, x);
+            x = _mm512_sra_epi32(x, _mm_cvtsi32_si128(function.shift));
         }
+        _mm_mask_storeu_epi8(output, lanes, _mm512_cvtepi32_epi8(x));
+    }
+}
+
+#elif defined(MODEL_AVX2)
+
+/* Eight sums of a narrow layer. */
+INLINE __m256i finish_eight(const Convolution *layer, const Function *function, __m256i sum, __m256i multiplier,
+                            __m256i shift)
+{
+    const __m256i one = _mm256_set1_epi32(1), half = _mm256_srli_epi32(_mm256_sllv_epi32(one, shift), 1);
+    sum = _mm256_sll_epi32(sum, _mm_cvtsi32_si128(layer->lift));
+    const __m256i high = _mm256_madd_epi16(sum, _mm256_slli_epi32(multiplier, 16));
+    const __m256i middle = _mm256_and_si256(sum, _mm256_set1_epi32(-65536));
+    const __m256i low = _mm256_mulhi_epu16(sum, multiplier);
+    const __m256i product = _mm256_add_epi32(_mm256_add_epi32(high, middle), low);
+    __m256i x = _mm256_srav_epi32(_mm256_add_epi32(product, half), shift);
+    if (layer->ties) {
+        const __m256i rest = _mm256_and_si256(product, _mm256_sub_epi32(_mm256_add_epi32(half, half), one));
+        const __m256i not_half = _mm256_or_si256(_mm256_xor_si256(rest, half), _mm256_mullo_epi16(sum, multiplier));
+        const __m256i tie = _mm256_cmpeq_epi32(not_half, _mm256_setzero_si256());
+        x = _mm256_sub_epi32(x, _mm256_and_si256(_mm256_and_si256(x, one), tie));
+    }
+    const __m256i first = _mm256_set1_epi32(function->first);
+    x = _mm256_min_epi32(_mm256_max_epi32(x, first), _mm256_set1_epi32(function->last));
+    const __m128i function_shift = _mm_cvtsi32_si128(function->shift);
+    if (!function->table) {
+        x = _mm256_add_epi32(_mm256_mullo_epi32(x, _mm256_set1_epi32(function->slope)),
+                             _mm256_set1_epi32(function->offset));
+        return _mm256_sra_epi32(x, function_shift);
+    }
+    const __m256i place = _mm256_sub_epi32(x, first), entry = _mm256_srl_epi32(place, function_shift);
+    const __m256i rest = _mm256_sub_epi32(place, _mm256_sll_epi32(entry, function_shift));
+    /* value, cut, value of the next entry and its cut, in four bytes */
+    const __m256i found = _mm256_i32gather_epi32((const int *)(const void *)function->table, entry, 2);
+    const __m256i cut = _mm256_and_si256(_mm256_srli_epi32(found, 8), _mm256_set1_epi32(255));
+    const __m256i value = _mm256_blendv_epi8(_mm256_srli_epi32(found, 16), found, _mm256_cmpgt_epi32(cut, rest));
+    return _mm256_and_si256(value, _mm256_set1_epi32(255));
+}
+
+static void finish(const Convolution *layer, int channel, int width, int count, int32_t sums[][LANES], uint8_t *output)
+{
+    for (int p = 0; p < count; p++, output += layer->out_step) {
+        int c = 0;
+        for (; layer->narrow && c + 8 <= width; c += 8) {
+            const __m256i sum = _mm256_loadu_si256((const __m256i *)(sums[p] + c));
+            const __m256i multiplier = _mm256_loadu_si256((const __m256i *)(layer->multiplier + channel + c));
+            const __m256i shift = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(layer->shift + channel + c)));
+            const __m256i shift_left = _mm256_add_epi32(shift, _mm256_set1_epi32(layer->lift - 16));
+            const __m256i x = finish_eight(layer, layer->function, sum, multiplier, shift_left);
+            const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+            _mm_storel_epi64((__m128i *)(output + c), _mm_packus_epi16(words, words));
+        }
+        finish_plainly(layer, channel + c, width - c, sums[p] + c, output + c);
     }
 }
 
@@ -221,20 +422,23 @@ static void finish(const Convolution *layer, int channel, int width, int count, 
 
 static void finish(const Convolution *layer, int channel, int width, int count, int32_t sums[][LANES], uint8_t *output)
 {
-    const Function *function = layer->function;
     for (int p = 0; p < count; p++, output += layer->out_step)
-        for (int c = 0; c < width; c++) {
-            const int64_t scaled = rescale(sums[p][c], layer->multiplier[channel + c], layer->shift[channel + c]);
-            const int32_t x = (int32_t)(scaled < function->first  ? function->first
-                                        : scaled > function->last ? function->last
-                                                                  : scaled);
-            output[c] = function->values ? look_up(function, x)
-                                         : (uint8_t)((x * function->slope + function->offset) >> function->shift);
-        }
+        finish_plainly(layer, channel, width, sums[p], output);
 }
 #endif
 
 /* Layers =========================================================================================================== */
+
+/* Channels of some pixels, 16 bytes at a time where they come in sixteens. */
+static void copy(int pixels, int channels, int in_step, int out_step, const uint8_t *input, uint8_t *output)
+{
+    for (int p = 0; p < pixels; p++, input += in_step, output += out_step)
+        if (channels % 16 == 0)
+            for (int c = 0; c < channels; c += 16)
+                memcpy(output + c, input + c, 16);
+        else
+            memcpy(output, input, (size_t)channels);
+}
 
 static uint8_t border_rows[BORDER_BYTES]; /* the rows under a band of output, with the border around the picture */
 
@@ -255,8 +459,7 @@ static void copy_rows(const Convolution *layer, const uint8_t *input, int first,
         if (step == channels)
             memcpy(to, from, (size_t)(width * channels));
         else
-            for (int x = 0; x < width; x++)
-                memcpy(to + x * channels, from + x * step, (size_t)channels);
+            copy(width, channels, step, channels, from, to);
         to += width * channels;
         memset(to, layer->zero_point, (size_t)border);
         to += border;
@@ -345,12 +548,6 @@ static inline void average(const Average *layer, const uint8_t *input, uint8_t *
         mean += layer->new_zero_point;
         output[c] = (uint8_t)(mean < 0 ? 0 : mean > layer->highest ? layer->highest : mean);
     }
-}
-
-static inline void copy(int pixels, int channels, int in_step, int out_step, const uint8_t *input, uint8_t *output)
-{
-    for (int p = 0; p < pixels; p++)
-        memcpy(output + p * out_step, input + p * in_step, (size_t)channels);
 }
 
 /* The sums of the last layer, moved to one scale; returns the place of the largest. */

@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from yolo_slim_lessons.deployment.c.memory import MemoryPlan, plan_arena
-from yolo_slim_lessons.deployment.c.numbers import function_of, logit_factors, multipliers_of, weights_of
-from yolo_slim_lessons.deployment.c.operations import Add, Average, Classify, Convolve, Copy, Operation, Part
+from yolo_slim_lessons.deployment.c.numbers import logit_factors, weights_of
+from yolo_slim_lessons.deployment.c.operations import Add, Average, Convolve, Copy, Operation, Part
+from yolo_slim_lessons.deployment.c.rescaling import function_of, multipliers_of
 
 LAYERS_C = Path(__file__).with_name("layers.c")
 SLACK = 16  # bytes behind a buffer, for four bytes are read at once where fewer may be left
 TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t"}
-PIXELS_AT_ONCE = 8  # of the widest kernel in layers.c
+PIXELS_OF_A_BAND = 32  # at least; the more, the less rows of input are copied twice
 
 
 @dataclass
@@ -90,14 +91,14 @@ class CText:
         height, width = y.picture.height, y.picture.width
         channels = layer.in_channels // layer.groups
         in_place = (size, stride, padding) == (1, 1, 0)
-        band = 0 if in_place else min(height, -(-PIXELS_AT_ONCE // width))
+        band = 0 if in_place else min(height, -(-PIXELS_OF_A_BAND // width))
         rows = (band - 1) * stride + size if band else 0
         self.border_bytes = max(self.border_bytes, rows * (x.picture.width + 2 * padding) * channels)
         self.function(name, operation)
-        multiplier, shift = multipliers_of(operation.name, layer, operation.activation)
         weights = self.weights(name, operation)
-        self.array(f"{name}_multiplier", multiplier)
-        self.array(f"{name}_shift", shift)
+        rescaling = multipliers_of(operation.name, layer, operation.activation, weights.largest)
+        self.array(f"{name}_multiplier", rescaling.multiplier)
+        self.array(f"{name}_shift", rescaling.shift)
         self.struct(
             "Convolution",
             name,
@@ -120,6 +121,9 @@ class CText:
             bias=f"{name}_bias",
             multiplier=f"{name}_multiplier",
             shift=f"{name}_shift",
+            narrow=int(rescaling.narrow),
+            lift=rescaling.lift,
+            ties=int(rescaling.ties),
             function=f"&{name}_function",
         )
         self.calls.append(f"convolve(&{name}, {self.address(x)}, {self.address(y)});")
@@ -127,10 +131,9 @@ class CText:
     def function(self, name: str, operation: Operation) -> None:
         function = function_of(operation.name, operation.activation)
         numbers = {key: getattr(function, key) for key in ("first", "last", "shift", "slope", "offset")}
-        if function.values is not None:
-            self.array(f"{name}_values", function.values)
-            self.array(f"{name}_cuts", function.cuts)
-            numbers |= {"values": f"{name}_values", "cuts": f"{name}_cuts"}
+        if function.table is not None:
+            self.array(f"{name}_table", function.table, "Entry")
+            numbers |= {"table": f"{name}_table"}
         self.struct("Function", f"{name}_function", **numbers)
 
     def weights(self, name: str, operation: Operation):
@@ -196,10 +199,11 @@ class CText:
         )
         self.calls.append(f"return classify(&{name}, {name}_factor, {self.address(x)}, logits);")
 
-    def array(self, name: str, numbers: np.ndarray) -> None:
-        text = textwrap.fill(", ".join(map(str, numbers.tolist())), 118, break_on_hyphens=False)
-        text = textwrap.indent(text, "    ")
-        self.constants.append(f"static const {TYPES[str(numbers.dtype)]} {name}[{len(numbers)}] = {{\n{text}}};")
+    def array(self, name: str, numbers: np.ndarray, kind: str | None = None) -> None:
+        kind = kind or TYPES[str(numbers.dtype)]
+        text = str(numbers.tolist())[1:-1].replace("[", "{").replace("]", "}")
+        text = textwrap.indent(textwrap.fill(text, 114, break_on_hyphens=False), "    ")
+        self.constants.append(f"static const {kind} {name}[{len(numbers)}] = {{\n{text}}};")
 
     def struct(self, kind: str, name: str, **fields: object) -> None:
         text = ", ".join(f".{key} = {value}" for key, value in fields.items())
