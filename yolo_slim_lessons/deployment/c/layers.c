@@ -15,6 +15,7 @@ typedef struct {
     int32_t first, last;
     int shift;
     int32_t slope, offset; /* of a line */
+    int32_t step;          /* of a line on which a number may lie halfway between two bytes: numbers from byte to byte */
     const Entry *table;    /* 0 for a line */
 } Function;
 
@@ -279,18 +280,22 @@ INLINE uint8_t look_up(const Function *function, int32_t x)
     return rest < entry->cut ? entry->value : entry[1].value;
 }
 
+INLINE uint8_t on_line(const Function *function, int32_t x)
+{
+    const int32_t y = (x * function->slope + function->offset) >> function->shift;
+    const int between = function->step && 2 * (y * function->step - x) == function->step;
+    return (uint8_t)(between ? y & ~1 : y); /* the even one of two that are equally near */
+}
+
 /* Sums of a pixel to its bytes, one at a time. */
-static void finish_plainly(const Convolution *layer, int channel, int width, const int32_t *sums, uint8_t *output)
+static inline void finish_plainly(const Convolution *layer, int channel, int width, const int32_t *sums, uint8_t *output)
 {
     const Function *function = layer->function;
     for (int c = 0; c < width; c++) {
         const int64_t scaled = rescale(sums[c], layer->multiplier[channel + c], layer->shift[channel + c]);
         const int64_t above = scaled < function->first ? function->first : scaled;
         const int32_t x = (int32_t)(above > function->last ? function->last : above);
-        if (function->table)
-            output[c] = look_up(function, x);
-        else
-            output[c] = (uint8_t)((x * function->slope + function->offset) >> function->shift);
+        output[c] = function->table ? look_up(function, x) : on_line(function, x);
     }
 }
 
@@ -317,51 +322,86 @@ INLINE __m512i rescale_narrow(__m512i sum, __m512i multiplier, __m512i shift, __
 }
 
 /* Eight sums in 64 bits. */
-INLINE __m256i rescale_eight(__m256i sums, __m256i multipliers, __m128i shifts)
+INLINE __m256i rescale_eight(__m256i sums, __m256i multipliers, __m128i shifts, int ties)
 {
     const __m512i one = _mm512_set1_epi64(1), shift = _mm512_cvtepu8_epi64(shifts);
-    const __m512i almost_half = _mm512_sub_epi64(_mm512_srli_epi64(_mm512_sllv_epi64(one, shift), 1), one);
-    const __m512i product = _mm512_mullo_epi64(_mm512_cvtepi32_epi64(sums), _mm512_cvtepu32_epi64(multipliers));
-    const __m512i odd = _mm512_and_si512(_mm512_srav_epi64(product, shift), one);
-    const __m512i rounded = _mm512_add_epi64(_mm512_add_epi64(product, almost_half), odd);
-    return _mm512_cvtsepi64_epi32(_mm512_srav_epi64(rounded, shift));
+    const __m512i half = _mm512_srli_epi64(_mm512_sllv_epi64(one, shift), 1);
+    __m512i product = _mm512_mullo_epi64(_mm512_cvtepi32_epi64(sums), _mm512_cvtepu32_epi64(multipliers));
+    if (ties) /* where the result would be even, half must not be reached */
+        product = _mm512_sub_epi64(product, _mm512_andnot_si512(_mm512_srav_epi64(product, shift), one));
+    return _mm512_cvtsepi64_epi32(_mm512_srav_epi64(_mm512_add_epi64(product, half), shift));
+}
+
+/* Storing under a mask would be one instruction, and takes several times as long on some processors. */
+INLINE void store_bytes(uint8_t *output, int width, __m128i bytes)
+{
+    if (width == 16)
+        _mm_storeu_si128((__m128i *)output, bytes);
+    else if (width == 8)
+        _mm_storel_epi64((__m128i *)output, bytes);
+    else
+        for (int c = 0; c < width; c++, bytes = _mm_srli_si128(bytes, 1))
+            output[c] = (uint8_t)_mm_cvtsi128_si32(bytes);
+}
+
+/* "narrow", "ties" and "kind" are constants where this is called, so that the loop over pixels has no branch. */
+enum { LINE, STEPPED_LINE, TABLE };
+
+INLINE void finish_pixels(int narrow, int ties, int kind, const Convolution *layer, int channel, int width, int count,
+                          int32_t sums[][LANES], uint8_t *output)
+{
+    const Function function = *layer->function;
+    const int step = layer->out_step;
+    const __mmask16 lanes = (__mmask16)((1u << width) - 1);
+    const __m512i first = _mm512_set1_epi32(function.first), last = _mm512_set1_epi32(function.last);
+    const __m512i slope = _mm512_set1_epi32(function.slope), offset = _mm512_set1_epi32(function.offset);
+    const __m512i byte_step = _mm512_set1_epi32(function.step), half_step = _mm512_srli_epi32(byte_step, 1);
+    const __m128i function_shift = _mm_cvtsi32_si128(function.shift), lift = _mm_cvtsi32_si128(layer->lift);
+    const __m512i multiplier = _mm512_maskz_loadu_epi32(lanes, layer->multiplier + channel);
+    const __m128i shift = _mm_maskz_loadu_epi8(lanes, layer->shift + channel);
+    const __m512i rest_shift = _mm512_add_epi32(_mm512_cvtepu8_epi32(shift), _mm512_set1_epi32(layer->lift - 16));
+    const __m512i half = _mm512_srli_epi32(_mm512_sllv_epi32(_mm512_set1_epi32(1), rest_shift), 1);
+    for (int p = 0; p < count; p++) {
+        __m512i x, sum = _mm512_loadu_si512(sums[p]);
+        if (narrow) {
+            x = rescale_narrow(_mm512_sll_epi32(sum, lift), multiplier, rest_shift, half, ties);
+        } else {
+            const __m256i high = rescale_eight(_mm512_extracti64x4_epi64(sum, 1),
+                                               _mm512_extracti64x4_epi64(multiplier, 1), _mm_srli_si128(shift, 8),
+                                               ties);
+            const __m256i low = rescale_eight(_mm512_castsi512_si256(sum), _mm512_castsi512_si256(multiplier), shift,
+                                              ties);
+            x = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+        }
+        x = _mm512_min_epi32(_mm512_max_epi32(x, first), last);
+        if (kind == TABLE) {
+            const __m512i place = _mm512_sub_epi32(x, first), entry = _mm512_srl_epi32(place, function_shift);
+            const __m512i rest = _mm512_sub_epi32(place, _mm512_sll_epi32(entry, function_shift));
+            /* value, cut, value of the next entry and its cut, in four bytes */
+            const __m512i found = _mm512_i32gather_epi32(entry, function.table, 2);
+            const __m512i cut = _mm512_and_si512(_mm512_srli_epi32(found, 8), _mm512_set1_epi32(255));
+            x = _mm512_mask_srli_epi32(found, _mm512_cmpge_epi32_mask(rest, cut), found, 16);
+        } else {
+            const __m512i y = _mm512_sra_epi32(_mm512_add_epi32(_mm512_mullo_epi32(x, slope), offset), function_shift);
+            const __m512i above = _mm512_sub_epi32(_mm512_mullo_epi32(y, byte_step), x);
+            const __mmask16 between = kind == STEPPED_LINE ? _mm512_cmpeq_epi32_mask(above, half_step) : 0;
+            x = _mm512_mask_and_epi32(y, between, y, _mm512_set1_epi32(~1));
+        }
+        store_bytes(output + p * step, width, _mm512_cvtepi32_epi8(x));
+    }
 }
 
 static void finish(const Convolution *layer, int channel, int width, int count, int32_t sums[][LANES], uint8_t *output)
 {
-    const Function function = *layer->function;
-    const __mmask16 lanes = (__mmask16)((1u << width) - 1);
-    const __m512i first = _mm512_set1_epi32(function.first), last = _mm512_set1_epi32(function.last);
-    const __m512i multiplier = _mm512_maskz_loadu_epi32(lanes, layer->multiplier + channel);
-    const __m128i shift = _mm_maskz_loadu_epi8(lanes, layer->shift + channel);
-    const __m512i shift_left = _mm512_add_epi32(_mm512_cvtepu8_epi32(shift), _mm512_set1_epi32(layer->lift - 16));
-    const __m512i half = _mm512_srli_epi32(_mm512_sllv_epi32(_mm512_set1_epi32(1), shift_left), 1);
-    for (int p = 0; p < count; p++, output += layer->out_step) {
-        __m512i x, sum = _mm512_loadu_si512(sums[p]);
-        if (layer->narrow) {
-            sum = _mm512_sll_epi32(sum, _mm_cvtsi32_si128(layer->lift));
-            x = rescale_narrow(sum, multiplier, shift_left, half, layer->ties);
-        } else {
-            const __m256i high = rescale_eight(_mm512_extracti64x4_epi64(sum, 1),
-                                               _mm512_extracti64x4_epi64(multiplier, 1), _mm_srli_si128(shift, 8));
-            const __m256i low = rescale_eight(_mm512_castsi512_si256(sum), _mm512_castsi512_si256(multiplier), shift);
-            x = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-        }
-        x = _mm512_min_epi32(_mm512_max_epi32(x, first), last);
-        if (function.table) {
-            const __m512i place = _mm512_sub_epi32(x, first);
-            const __m512i entry = _mm512_srli_epi32(place, (unsigned)function.shift);
-            const __m512i rest = _mm512_sub_epi32(place, _mm512_slli_epi32(entry, (unsigned)function.shift));
-            /* value, cut, value of the next entry and its cut, in four bytes */
-            const __m512i found = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), lanes, entry, function.table, 2);
-            const __m512i cut = _mm512_and_si512(_mm512_srli_epi32(found, 8), _mm512_set1_epi32(255));
-            x = _mm512_mask_srli_epi32(found, _mm512_cmpge_epi32_mask(rest, cut), found, 16);
-        } else {
-            x = _mm512_add_epi32(_mm512_mullo_epi32(x, _mm512_set1_epi32(function.slope)),
-                                 _mm512_set1_epi32(function.offset));
-            x = _mm512_sra_epi32(x, _mm_cvtsi32_si128(function.shift));
-        }
-        _mm_mask_storeu_epi8(output, lanes, _mm512_cvtepi32_epi8(x));
+    const int kind = layer->function->table ? TABLE : layer->function->step ? STEPPED_LINE : LINE;
+    const int form = 6 * layer->narrow + 3 * layer->ties + kind;
+    switch (form) {
+#define FORM(narrow, ties, kind) \
+    case 6 * narrow + 3 * ties + kind: \
+        finish_pixels(narrow, ties, kind, layer, channel, width, count, sums, output); \
+        break;
+#define KINDS(narrow, ties) FORM(narrow, ties, LINE) FORM(narrow, ties, STEPPED_LINE) FORM(narrow, ties, TABLE)
+        KINDS(0, 0) KINDS(0, 1) KINDS(1, 0) KINDS(1, 1)
     }
 }
 
@@ -388,9 +428,14 @@ INLINE __m256i finish_eight(const Convolution *layer, const Function *function, 
     x = _mm256_min_epi32(_mm256_max_epi32(x, first), _mm256_set1_epi32(function->last));
     const __m128i function_shift = _mm_cvtsi32_si128(function->shift);
     if (!function->table) {
-        x = _mm256_add_epi32(_mm256_mullo_epi32(x, _mm256_set1_epi32(function->slope)),
-                             _mm256_set1_epi32(function->offset));
-        return _mm256_sra_epi32(x, function_shift);
+        const __m256i rise = _mm256_mullo_epi32(x, _mm256_set1_epi32(function->slope));
+        const __m256i y = _mm256_sra_epi32(_mm256_add_epi32(rise, _mm256_set1_epi32(function->offset)), function_shift);
+        if (!function->step)
+            return y;
+        const __m256i step = _mm256_set1_epi32(function->step);
+        const __m256i above = _mm256_sub_epi32(_mm256_mullo_epi32(y, step), x);
+        const __m256i between = _mm256_cmpeq_epi32(above, _mm256_srli_epi32(step, 1));
+        return _mm256_andnot_si256(_mm256_and_si256(between, one), y);
     }
     const __m256i place = _mm256_sub_epi32(x, first), entry = _mm256_srl_epi32(place, function_shift);
     const __m256i rest = _mm256_sub_epi32(place, _mm256_sll_epi32(entry, function_shift));

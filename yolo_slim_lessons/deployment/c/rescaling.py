@@ -20,7 +20,8 @@ LARGEST_SHIFT = 7  # of a table: a place in an entry, and the one behind it, are
 class Function:
     """An activation function from 16 bits to a byte: constant beyond ``first`` and ``last``.
 
-    Between them it is (x · slope + offset) >> shift; or, where there is a ``table``, its entry (x - first) >> shift: a
+    Between them it is (x · slope + offset) >> shift, and where ``step`` is not 0, the even one of two bytes between which
+    x lies halfway, ``step`` numbers being from byte to byte; or, where there is a ``table``, its entry (x - first) >> shift: a
     value, and the place in the entry from which on the next entry's value counts.
     """
 
@@ -29,6 +30,7 @@ class Function:
     shift: int
     slope: int = 0
     offset: int = 0
+    step: int = 0
     table: np.ndarray | None = None  # uint8, entries × 2
 
 
@@ -47,9 +49,10 @@ def function_of(name: str, activation: QuantizedActivation) -> Function:
         return Function(0, 0, 0, offset=int(values[0]))
     start, stop = changes[0], changes[-1] + 2
     first, last = (int(place + activation.input_grid.lowest) for place in (start, stop - 1))
-    line = _line_through(values[start:stop], first)
+    step = _whole_step(activation)
+    line = _line_through(_ties_upwards(values[start:stop], first, step), first)
     if line is not None:
-        return Function(first, last, *line)
+        return Function(first, last, *line, step=step)
     shift, table = _entries(values[start:stop])
     return Function(first, last, shift, table=table)
 
@@ -57,6 +60,24 @@ def function_of(name: str, activation: QuantizedActivation) -> Function:
 def whole_table(activation: QuantizedActivation) -> np.ndarray:
     """What the integer execution looks up, int64."""
     return look_up_table(activation).cpu().numpy().astype(np.int64)
+
+
+def _whole_step(activation: QuantizedActivation) -> int:
+    """How many numbers of the input lie from one byte to the next, if it is an even number of them, else 0.
+
+    If so, some lie just halfway between two bytes.
+    """
+    step = (activation.output_grid.scale / activation.input_grid.scale).item()
+    return int(step) if step % 2 == 0 and not activation.output_grid.zero_point.any() else 0
+
+
+def _ties_upwards(values: np.ndarray, first: int, step: int) -> np.ndarray:
+    """``values``, but where a number is halfway between two bytes, the upper one, where ``step`` is not 0."""
+    if step == 0:
+        return values
+    x = first + np.arange(len(values))
+    tie = 2 * ((values + 1) * step - x) == step
+    return values + (tie & (values % 2 == 0))
 
 
 def _line_through(values: np.ndarray, first: int) -> tuple[int, int, int] | None:

@@ -130,7 +130,7 @@ class CText:
 
     def function(self, name: str, operation: Operation) -> None:
         function = function_of(operation.name, operation.activation)
-        numbers = {key: getattr(function, key) for key in ("first", "last", "shift", "slope", "offset")}
+        numbers = {key: getattr(function, key) for key in ("first", "last", "shift", "slope", "offset", "step")}
         if function.table is not None:
             self.array(f"{name}_table", function.table, "Entry")
             numbers |= {"table": f"{name}_table"}
