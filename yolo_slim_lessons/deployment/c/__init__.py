@@ -1,13 +1,12 @@
 """Leave every runtime: a quantized model as one file of C. Used in lesson 13.
 
-``operations`` finds what is to be done, ``memory`` where the tensors lie, ``numbers`` makes the constants, and
-``writing`` puts them behind the loops of ``layers.c``. Leaves out: compiling it.
+``operations`` finds what is to be done, ``memory`` where the tensors lie, ``weights`` and ``rescaling`` make the
+constants, and ``writing`` puts them behind the loops of the ``.c`` files here. Leaves out: compiling it.
 """
 
 from __future__ import annotations
 
 import re
-import tempfile
 from pathlib import Path
 
 import torch
@@ -63,6 +62,7 @@ def export_c(
             quantized or has more than 8 bits, or a sum could leave 32 bits.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     file = export_c(slim.load_model("fast"), folder, bits=8, calibration=data.train)
         ...     sorted(path.name for path in file.parent.iterdir())
@@ -74,7 +74,9 @@ def export_c(
     text = _text(_quantized(model, bits, calibration), name, image_size)
     folder = Path(folder)
     for ending, lines in (("h", text.header()), ("c", text.source())):
-        write_atomically(folder / f"{name}.{ending}", lambda file, lines=lines: file.write_text(lines, encoding="utf-8"))
+        write_atomically(
+            folder / f"{name}.{ending}", lambda file, lines=lines: file.write_text(lines, encoding="utf-8")
+        )
     return folder / f"{name}.c"
 
 

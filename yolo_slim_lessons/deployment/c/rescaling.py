@@ -1,7 +1,7 @@
 """From sums to bytes in the C file: multipliers, and the activation functions in their smallest exact form.
 
-Used in lesson 13. The integer execution multiplies in 64 bits and looks up a table of 65,536 entries. Here it is found
-out, by trying all numbers that can occur, what gives the same bytes with less. Leaves out: the arithmetic (``layers.c``).
+Used in lesson 13. The integer execution multiplies in 64 bits and looks up a table of 65,536 entries. What gives the
+same bytes with less is found out here, from all numbers that can occur. Leaves out: the arithmetic (``plain.c``).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ LARGEST_SHIFT = 7  # of a table: a place in an entry, and the one behind it, are
 class Function:
     """An activation function from 16 bits to a byte: constant beyond ``first`` and ``last``.
 
-    Between them it is (x · slope + offset) >> shift, and where ``step`` is not 0, the even one of two bytes between which
-    x lies halfway, ``step`` numbers being from byte to byte; or, where there is a ``table``, its entry (x - first) >> shift: a
-    value, and the place in the entry from which on the next entry's value counts.
+    Between them it is (x · slope + offset) >> shift. If ``step`` is not 0, so many numbers lie from one byte to the
+    next, and of two bytes that are equally near it is the even one. Or it is a ``table``: entry (x - first) >> shift
+    holds a value, and the place in the entry from which on the next entry's value counts.
     """
 
     first: int
@@ -42,7 +42,9 @@ def function_of(name: str, activation: QuantizedActivation) -> Function:
     """
     grid = activation.output_grid
     if grid.bits > 8 or grid.signed:
-        raise ValueError(f"{name} puts out {grid.bits} bits: C takes up to 8, from 0 on; quantize with activation_bits=8")
+        raise ValueError(
+            f"{name} puts out {grid.bits} bits: C takes up to 8, from 0 on; quantize with activation_bits=8"
+        )
     values = whole_table(activation)
     changes = np.flatnonzero(np.diff(values))  # the last place before each change
     if len(changes) == 0:

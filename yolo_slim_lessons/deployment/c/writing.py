@@ -1,29 +1,33 @@
 """The text of the C file: the constants of each layer, and the calls one after the other. Used in lesson 13.
 
-What the calls do stands in ``layers.c``, which is copied into the file as it is. Leaves out: what the constants are
-(``numbers``), and where the tensors lie (``memory``).
+Leaves out: what the constants are (``weights``, ``rescaling``), where the tensors lie (``memory``), and C's notation
+(``text``).
 """
 
 from __future__ import annotations
 
 import json
-import re
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 
 from yolo_slim_lessons.deployment.c.memory import MemoryPlan, plan_arena
-from yolo_slim_lessons.deployment.c.numbers import logit_factors, weights_of
 from yolo_slim_lessons.deployment.c.operations import Add, Average, Convolve, Copy, Operation, Part
 from yolo_slim_lessons.deployment.c.rescaling import function_of, multipliers_of
+from yolo_slim_lessons.deployment.c.text import (
+    HEADER,
+    SOURCE,
+    array_text,
+    fill,
+    identifier,
+    layers_text,
+    struct_text,
+)
+from yolo_slim_lessons.deployment.c.weights import logit_factors, weights_of
 
-LAYERS_C = Path(__file__).with_name("layers.c")
 SLACK = 16  # bytes behind a buffer, for four bytes are read at once where fewer may be left
-TYPES = {"int8": "int8_t", "uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t"}
 PIXELS_OF_A_BAND = 32  # at least; the more, the less rows of input are copied twice
 
 
@@ -74,7 +78,7 @@ class CText:
             names=",\n    ".join(json.dumps(each, ensure_ascii=True) for each in self.class_names),
             arena=self.plan.bytes + SLACK,
             border=self.border_bytes + SLACK,
-            layers=LAYERS_C.read_text(encoding="utf-8"),
+            layers=layers_text(),
             constants="\n".join(self.constants),
             calls="\n".join(f"    {call}" for call in self.calls),
         )
@@ -90,7 +94,9 @@ class CText:
         size, stride, padding = layer.kernel_size[0], layer.stride[0], layer.padding[0]
         height, width = y.picture.height, y.picture.width
         channels = layer.in_channels // layer.groups
-        in_place = (size, stride, padding) == (1, 1, 0)
+        # Four bytes are read at once: beyond the last pixel of the arena there is room, beyond the image there is none.
+        readable = x.picture.name != "image" or channels % 4 == 0
+        in_place = (size, stride, padding) == (1, 1, 0) and readable
         band = 0 if in_place else min(height, -(-PIXELS_OF_A_BAND // width))
         rows = (band - 1) * stride + size if band else 0
         self.border_bytes = max(self.border_bytes, rows * (x.picture.width + 2 * padding) * channels)
@@ -200,20 +206,10 @@ class CText:
         self.calls.append(f"return classify(&{name}, {name}_factor, {self.address(x)}, logits);")
 
     def array(self, name: str, numbers: np.ndarray, kind: str | None = None) -> None:
-        kind = kind or TYPES[str(numbers.dtype)]
-        text = str(numbers.tolist())[1:-1].replace("[", "{").replace("]", "}")
-        text = textwrap.indent(textwrap.fill(text, 114, break_on_hyphens=False), "    ")
-        self.constants.append(f"static const {kind} {name}[{len(numbers)}] = {{\n{text}}};")
+        self.constants.append(array_text(name, numbers, kind))
 
     def struct(self, kind: str, name: str, **fields: object) -> None:
-        text = ", ".join(f".{key} = {value}" for key, value in fields.items())
-        text = textwrap.indent(textwrap.fill(text, 112, break_on_hyphens=False, break_long_words=False), "    ")
-        self.constants.append(f"static const {kind} {name} = {{\n{text}}};\n")
-
-
-def identifier(name: str) -> str:
-    """A name of C for the name of a node."""
-    return re.sub(r"\W", "_", name if name[0].isalpha() else f"layer_{name}")
+        self.constants.append(struct_text(kind, name, **fields))
 
 
 def zero_point(part: Part) -> int:
@@ -221,79 +217,12 @@ def zero_point(part: Part) -> int:
 
 
 def check_window(name: str, layer) -> None:
-    """Raise ``ValueError`` unless the windows of a convolution are squares without gaps, with the same border all round."""
+    """Raise ``ValueError`` unless windows are squares without gaps, with the same border all round."""
     pairs = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
     for argument, pair in pairs.items():
         if isinstance(pair, str) or pair[0] != pair[1]:
             raise ValueError(f"{name} has {argument}={pair!r}: C takes one number for height and width")
     if tuple(layer.dilation) != (1, 1) or layer.padding_mode != "zeros":
-        raise ValueError(f"{name} has dilation={layer.dilation}, padding_mode={layer.padding_mode!r}: C takes 1, 'zeros'")
-
-
-def fill(text: str, **values: object) -> str:
-    """``text`` with each ``@key@`` replaced; C has braces of its own."""
-    return re.sub(r"@(\w+)@", lambda match: str(values[match[1]]), text)
-
-
-HEADER = """\
-/* An image classifier in integer arithmetic, written by yolo_slim_lessons. */
-#ifndef @upper@_H
-#define @upper@_H
-
-#include <stdint.h>
-
-#define @upper@_HEIGHT @height@
-#define @upper@_WIDTH @width@
-#define @upper@_CHANNELS @channels@
-#define @upper@_CLASSES @classes@
-#define @upper@_LOGIT_BITS @logit_bits@
-#define @upper@_RAM @ram@ /* bytes that do not change their place, without the stack */
-
-#ifdef __cplusplus
-extern "C" {
-#endif
-
-extern const char *const @name@_class_names[@upper@_CLASSES];
-
-/* The number of the likeliest class. Not for two threads at once: both would write to the same memory.
-
-   image: @height@ rows of @width@ pixels of @channels@ bytes each: red, green and blue, where there are three.
-   logits: @classes@ numbers; divided by 2^@upper@_LOGIT_BITS they are the logits, exactly. */
-int @name@_run(const uint8_t *image, int64_t *logits);
-
-#ifdef __cplusplus
-}
-#endif
-
-#endif
-"""
-
-SOURCE = """\
-/* An image classifier in integer arithmetic, written by yolo_slim_lessons. C99, no library, no allocation.
-
-   First what the layers do, then their numbers, then @name@_run(), which calls one after the other.
-   Compile with optimization, and for your processor: cc -O3 -march=native. -DMODEL_PORTABLE leaves out all that is
-   written for particular processors. A negative number shifted to the right must keep its sign, as on all of them. */
-
-#include "@name@.h"
-
-#include <string.h>
-
-enum { ARENA_BYTES = @arena@, BORDER_BYTES = @border@ };
-
-@layers@
-/* Numbers ========================================================================================================== */
-
-const char *const @name@_class_names[@upper@_CLASSES] = {
-    @names@};
-
-@constants@
-/* The network ====================================================================================================== */
-
-static uint8_t arena[ARENA_BYTES]; /* all tensors; those that live at different times lie in the same place */
-
-int @name@_run(const uint8_t *image, int64_t *logits)
-{
-@calls@
-}
-"""
+        raise ValueError(
+            f"{name} has dilation={layer.dilation}, padding_mode={layer.padding_mode!r}: C takes 1, 'zeros'"
+        )
