@@ -16,7 +16,7 @@ from yolo_slim_lessons.agreement import check_image_size
 from yolo_slim_lessons.arguments import check_positive_integer
 from yolo_slim_lessons.data import Split
 from yolo_slim_lessons.deployment.c.memory import MemoryPlan, PlannedTensor, plan_arena
-from yolo_slim_lessons.deployment.c.operations import operations_of
+from yolo_slim_lessons.deployment.c.operations import Operation, operations_of
 from yolo_slim_lessons.deployment.c.writing import CText
 from yolo_slim_lessons.files import write_atomically
 from yolo_slim_lessons.models import as_classifier, class_names_of, image_size_of
@@ -71,7 +71,8 @@ def export_c(
     model = as_classifier(model)
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
         raise ValueError(f"name={name!r}: expected letters, digits and _, a letter first, as functions in C begin so")
-    text = _text(_quantized(model, bits, calibration), name, image_size)
+    size = _checked_size(model, image_size)
+    text = CText(name, _operations(_quantized(model, bits, calibration), size), list(class_names_of(model).values()))
     folder = Path(folder)
     for ending, lines in (("h", text.header()), ("c", text.source())):
         write_atomically(
@@ -88,7 +89,8 @@ def memory_plan(model: QuantizedModel, image_size: int | None = None) -> MemoryP
         >>> plan.bytes < plan.bytes_without_sharing
         True
     """
-    return plan_arena(_operations(as_classifier(model), image_size))[0]
+    model = as_classifier(model)
+    return plan_arena(_operations(model, _checked_size(model, image_size)))[0]
 
 
 def _quantized(model, bits: int | None, calibration) -> QuantizedModel:
@@ -102,13 +104,13 @@ def _quantized(model, bits: int | None, calibration) -> QuantizedModel:
     return correct_biases(quantize_integer(model, bits, 8, calibration), model, calibration)
 
 
-def _text(model, name: str, image_size: int | None) -> CText:
-    return CText(name, _operations(model, image_size), list(class_names_of(model).values()))
-
-
-def _operations(model, image_size: int | None):
-    check_integers(model)
+def _checked_size(model: ClassificationModel, image_size: int | None) -> int:
     size = image_size_of(model) if image_size is None else image_size
     check_positive_integer("image_size", size)
     check_image_size(model, (size, size), "image_size")
+    return size
+
+
+def _operations(model: ClassificationModel, size: int) -> list[Operation]:
+    check_integers(model)
     return operations_of(model, model.graph((size, size)))

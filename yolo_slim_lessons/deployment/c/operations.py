@@ -125,10 +125,11 @@ class _Operations(Walk):
         return Part(Picture("image", height, width, channels), 0, channels, grid)
 
     def visit(self, node: Node, *values: object) -> object:
-        if node.kind in ("scale", "matmul", "softmax", "transpose"):
+        if node.kind in ("scale", "matmul", "softmax", "transpose") or node.kind == "reshape" and len(node.shape) > 1:
             raise TypeError(
-                f"{node.name}: attention computes a {node.kind} of activations with floats, which C without floats "
-                "cannot do: expected a model without attention, such as yolov8-cls; export_onnx takes this one"
+                f"{node.name}: a {node.kind} of activations is a part of attention, which the integer execution "
+                "computes with floats in between; C without floats has none: expected a network without attention, "
+                "such as yolov8-cls. export_onnx takes this one"
             )
         pending = {"activation": _Sums, "reshape": Part | _Mean, "dropout": Part | _Mean}
         pending |= dict.fromkeys(("conv", "linear"), Part | _Mean)
@@ -184,8 +185,8 @@ class _Operations(Walk):
         return _Mean(node, x)
 
     def reshape(self, node: Node, x: Part | _Mean) -> Part | _Mean:
-        if len(node.shape) > 1 or (isinstance(x, Part) and x.picture.height * x.picture.width > 1):
-            raise TypeError(f"{node.name} changes the shape to {node.shape}: only a row of channels is understood")
+        if isinstance(x, Part) and x.picture.height * x.picture.width > 1:
+            raise TypeError(f"{node.name} makes a row of several pixels, which is not understood: average them first")
         return x
 
     def dropout(self, node: Node, x: Part | _Mean) -> Part | _Mean:
