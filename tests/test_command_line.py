@@ -269,7 +269,7 @@ def test_a_format_that_is_not_there_is_refused_before_any_work(run, monkeypatch)
         (["compress", "best.pt", "photographs", "--bytes", "1MB", "--output", "best.pt"], "best.pt is a file"),
         (
             ["compress", "best.pt", "photographs", "--bytes", "1MB", "--for", "c"],
-            "best-slim.pt --for c --bits 8 --activ",
+            "best-slim.pt --for c --bits 8",
         ),
         (["measure", "broken.onnx", "photographs"], "broken.onnx' is not an ONNX model"),
     ],

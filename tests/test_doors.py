@@ -57,6 +57,7 @@ MODEL_DOORS = {
     "distill (teacher)": lambda m, s, d, f: slim.distill(s, m, d, epochs=1, **QUIET),
     "evaluate": lambda m, s, d, f: slim.evaluate(m, d.val, **QUIET).top1,
     "export_litert": lambda m, s, d, f: slim.export_litert(m, f / "model.tflite").stat().st_size,
+    "export_c": lambda m, s, d, f: slim.export_c(m, f, bits=8, calibration=d.train.take(16)).stat().st_size,
     "export_onnx": lambda m, s, d, f: slim.export_onnx(m, f / "model.onnx").stat().st_size,
     "fit": lambda m, s, d, f: slim.fit(m, d, 1, **QUIET),
     "layer_costs": lambda m, s, d, f: len(slim.layer_costs(m)),
@@ -259,6 +260,7 @@ CALIBRATION_DOORS = {
     "bit_sensitivity": lambda m, x, d, f: bit_sensitivity(m, x, (4,), **QUIET),
     "correct_biases": lambda m, x, d, f: slim.correct_biases(slim.quantize_integer(m, 4), m, x),
     "export_litert": lambda m, x, d, f: slim.export_litert(m, f / "model.tflite", bits=8, calibration=x),
+    "export_c": lambda m, x, d, f: slim.export_c(m, f, bits=8, calibration=x),
     "export_onnx": lambda m, x, d, f: slim.export_onnx(m, f / "model.onnx", bits=8, calibration=x),
     "learn_rounding": lambda m, x, d, f: slim.learn_rounding(slim.quantize_integer(m, 4), m, x, steps=1, **QUIET),
     "quantize_integer": lambda m, x, d, f: slim.quantize_integer(m, 8, 8, x),
@@ -326,9 +328,9 @@ def test_a_split_in_place_of_data_is_named(door, small, few):
         DATA_DOORS[door](small, few.train)
 
 
-@pytest.mark.parametrize("door", ["count_macs", "layer_costs", "time_model", "export_onnx"])
+@pytest.mark.parametrize("door", ["count_macs", "layer_costs", "time_model", "export_c", "export_onnx"])
 def test_an_image_size_is_one_number(door, small, tmp_path):
-    arguments = {"path": tmp_path / "model.onnx"} if door == "export_onnx" else {}
+    arguments = {"export_c": {"folder": tmp_path}, "export_onnx": {"path": tmp_path / "model.onnx"}}.get(door, {})
     with pytest.raises((ValueError, TypeError), match=r"image_size=\(64, 96\): expected"):
         getattr(slim, door)(small, **arguments, image_size=(64, 96))
 

@@ -19,6 +19,7 @@ _HOMES = {
     "compression.budgets": "Budget",
     "data": "load_images write_image_folder",
     "deployment": "export_litert export_onnx onnx_session run_onnx",
+    "deployment.c": "export_c",
     "distillation": "distill",
     "measurement": (
         "compare count_macs count_parameters evaluate layer_costs measure predict time_model wilson_interval"

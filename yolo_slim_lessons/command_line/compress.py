@@ -34,8 +34,8 @@ def run(settings: Namespace) -> bool:
     if FORMATS[settings.kind].integers_only:
         raise ValueError(
             f"--for {settings.kind}: it has integers only, and compress leaves activations in float. Compress for "
-            f"slim, then: export {folder / _file_stem(folder)}.pt --for {settings.kind} --bits 8 --activations 8 --calibrate "
-            f"{settings.images}"
+            f"slim, then: export {folder / _file_stem(folder)}.pt --for {settings.kind} --bits 8 --activations 8 "
+            f"--calibrate {settings.images}"
         )
     model = read_model(settings.model, settings)
     goal = settings.recipe or _budget_of(settings, model)
