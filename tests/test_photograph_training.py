@@ -9,7 +9,7 @@ import yolo_slim_lessons as slim
 from yolo_slim_lessons.data import ImageData, Split
 from yolo_slim_lessons.distillation import cache_teacher
 from yolo_slim_lessons.models import adapt, copy_model, weight_layers
-from yolo_slim_lessons.training import label_loss
+from yolo_slim_lessons.training import PHOTOGRAPHS, label_loss
 from yolo_slim_lessons.training.augmentation import photographed
 from yolo_slim_lessons.training.options import image_shares, random_order, size_in_epoch
 
@@ -122,6 +122,16 @@ def test_a_teacher_is_asked_once_about_versions_of_photographs(small, nano, few)
     slim.distill(small, nano, few, epochs=1, cache=cache, augment="photographs", **QUIET)
     with pytest.raises(ValueError, match="augment=True: the cache was made with augment='photographs'"):
         slim.distill(small, nano, few, epochs=1, cache=cache, augment=True, **QUIET)
+
+
+def test_photographs_have_steps_of_their_own_unless_told(small, few):
+    sizes = [len(labels) for labels, _ in seen_by_the_loss(small, few, augment="photographs", batch_size=None)]
+    assert sizes == [32, 32, 32]
+    assert [len(labels) for labels, _ in seen_by_the_loss(small, few, batch_size=None)] == [96]
+    told = slim.fit(small, few, 1, augment="photographs", **PHOTOGRAPHS, progress=False)
+    assert all(
+        unchanged(told, slim.fit(small, few, 1, augment="photographs", progress=False), block) for block in range(10)
+    )
 
 
 # classes of unequal size

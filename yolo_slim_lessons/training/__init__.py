@@ -42,6 +42,10 @@ from yolo_slim_lessons.training.state import TrainingState
 VALIDATED_AT_ONCE = 256  # images of up to 64 px
 VALIDATED_PIXELS = VALIDATED_AT_ONCE * 64**2  # of larger ones fewer, as their features would take gigabytes
 
+# Small pictures, of which there are many, and photographs, of which there are few and a network that knows others.
+PICTURES = {"learning_rate": 2e-3, "batch_size": 128}
+PHOTOGRAPHS = {"learning_rate": 5e-4, "batch_size": 32}
+
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -58,8 +62,8 @@ def fit(
     data: ImageData,
     epochs: int,
     *,
-    learning_rate: float = 2e-3,
-    batch_size: int = 128,
+    learning_rate: float | None = None,
+    batch_size: int | None = None,
     weight_decay: float = 0.05,
     augment: bool | str = True,
     mixup: float = 0.0,
@@ -88,8 +92,9 @@ def fit(
         data: its ``train`` is learned, its ``val`` is looked at after every epoch; ``test`` is not touched. Its classes
             are those of ``model``, in any order.
         epochs: how often each training image is seen.
-        learning_rate: the highest of the cycle; with ``average``, of all steps but the first ones.
-        batch_size: images per step.
+        learning_rate: the highest of the cycle; with ``average``, of all steps but the first ones. ``None`` takes
+            0.002, or 0.0005 with ``augment="photographs"``: what starts from pretrained weights has much to forget.
+        batch_size: images per step; ``None`` takes 128, or 32 with ``augment="photographs"``, which are larger.
         weight_decay: AdamW's, on weights of two and more dimensions only.
         augment: ``True``: mirror, shift and partly erase training images at random. ``"photographs"``: mirror, scale a
             part of at least half their area to full size, change brightness, saturation and contrast, and partly erase
@@ -134,6 +139,9 @@ def fit(
         True
     """
     model = as_classifier(model)
+    defaults = PHOTOGRAPHS if augment == "photographs" else PICTURES
+    learning_rate = defaults["learning_rate"] if learning_rate is None else learning_rate
+    batch_size = defaults["batch_size"] if batch_size is None else batch_size
     settings = {
         "epochs": epochs,
         "learning_rate": learning_rate,
