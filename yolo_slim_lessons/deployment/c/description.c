@@ -52,10 +52,12 @@ typedef struct {
 
 enum { LANES = 16 }; /* output channels of a block */
 
-#if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline))
+#if defined(__GNUC__) /* GCC and Clang; OPTIONAL is what not every model and processor needs */
+#define INLINE static inline __attribute__((always_inline, unused))
+#define OPTIONAL static __attribute__((unused))
 #else
 #define INLINE static inline
+#define OPTIONAL static
 #endif
 
 /* One window for each of up to PIXELS outputs: "rows" rows of "length" bytes, "pitch" bytes from one to the next. */

@@ -89,7 +89,7 @@ static void convolve(const Convolution *layer, const uint8_t *input, uint8_t *ou
     }
 }
 
-static inline void add(const Sum *layer, const uint8_t *first, const uint8_t *second, uint8_t *output)
+OPTIONAL void add(const Sum *layer, const uint8_t *first, const uint8_t *second, uint8_t *output)
 {
     for (int p = 0; p < layer->pixels; p++) {
         for (int c = 0; c < layer->channels; c++) {
@@ -102,7 +102,7 @@ static inline void add(const Sum *layer, const uint8_t *first, const uint8_t *se
     }
 }
 
-static inline void average(const Average *layer, const uint8_t *input, uint8_t *output)
+OPTIONAL void average(const Average *layer, const uint8_t *input, uint8_t *output)
 {
     for (int c = 0; c < layer->channels; c++) {
         int32_t sum = 0;

@@ -9,8 +9,8 @@ INLINE int unpacked(const int8_t *weights, int i)
 
 /* sums[p][c] = bias[c] + all products of window p and the weights of channel c, for a block of "width" channels. No sum
    leaves 32 bits: that was proven from the weights when this file was written. */
-static inline void multiply_plainly(const Windows *windows, const int8_t *weights, int packed, const int32_t *bias,
-                                    int width, int32_t sums[][LANES])
+OPTIONAL void multiply_plainly(const Windows *windows, const int8_t *weights, int packed, const int32_t *bias,
+                               int width, int32_t sums[][LANES])
 {
     for (int p = 0; p < windows->count; p++) {
         const int8_t *w = weights;
@@ -54,8 +54,7 @@ INLINE uint8_t on_line(const Function *function, int32_t x)
 }
 
 /* Sums of a pixel to its bytes, one at a time. */
-static inline void finish_plainly(const Convolution *layer, int channel, int width, const int32_t *sums,
-                                  uint8_t *output)
+OPTIONAL void finish_plainly(const Convolution *layer, int channel, int width, const int32_t *sums, uint8_t *output)
 {
     const Function *function = layer->function;
     for (int c = 0; c < width; c++) {
