@@ -50,13 +50,21 @@ class Results:
 
 
 def machine() -> str:
-    """Processor, threads, versions and date in one line."""
+    """Processor with its instructions, threads, versions and date in one line."""
     names = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     packages = ", ".join(f"{name} {version(name).split('+')[0]}" for name in ("torch", "ultralytics"))
+    processor = names[0] if names else platform.processor() or platform.machine()
     return (
-        f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        f"{processor} ({instructions()}), {os.cpu_count()} cores, "
         f"{torch.get_num_threads()} threads, {platform.system()}, {packages}, {datetime.date.today():%d %B %Y}"
     )
+
+
+def instructions() -> str:
+    """What decides how fast a processor multiplies integers of 8 bits, as far as Linux says it."""
+    flags = set(" ".join(line.split(":")[1] for line in _cpuinfo() if line.startswith(("flags", "Features"))).split())
+    kinds = {"avx512_vnni": "AVX512-VNNI", "avx_vnni": "AVX-VNNI", "avx2": "AVX2", "asimddp": "NEON dot products"}
+    return next((name for flag, name in kinds.items() if flag in flags), "instructions unknown")
 
 
 def _cpuinfo() -> list[str]:

@@ -29,7 +29,7 @@ os.environ["NNCF_CI"] = "true"  # NNCF then sends nothing anywhere
 
 import numpy as np
 import torch
-from _results import Results, machine
+from _results import Results, instructions, machine
 from torch import nn
 
 import yolo_slim_lessons as slim
@@ -332,19 +332,6 @@ def budgets(bench: Bench) -> list[str]:
 
 def mean_and_spread(top1: list[float]) -> str:
     return f"{np.mean(top1):.2%} ± {np.std(top1, ddof=1):.2%}"
-
-
-def instructions() -> str:
-    """What of the processor decides how fast integers are."""
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    return next(
-        (
-            name
-            for flag, name in (("avx512_vnni", "AVX512-VNNI"), ("avx_vnni", "AVX-VNNI"), ("avx2", "AVX2"))
-            if flag in flags
-        ),
-        "a processor without AVX2",
-    )
 
 
 PARTS = {part.__name__: part for part in (rounding, runtimes, pruning, distillation, budgets)}
