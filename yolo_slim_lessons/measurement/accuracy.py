@@ -3,6 +3,7 @@
 Used from lesson 02 on. Leaves out: calibration of the probabilities, and top-5.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,7 +117,7 @@ def paired_difference(first: np.ndarray, second: np.ndarray) -> PairedDifference
     # Half an image more in each of the four cells keeps the interval honest where the two never differ.
     images = len(gain) + 2
     middle = (only_second - only_first) / images
-    half = 1.96 * np.sqrt((only_first + only_second + 1) / images - middle**2) / np.sqrt(images)
+    half = 1.96 * math.sqrt(((only_first + only_second + 1) / images - middle**2) / images)
     return PairedDifference(float(gain.mean()), (middle - half, middle + half), only_first, only_second)
 
 
