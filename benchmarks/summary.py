@@ -3,7 +3,7 @@
     python benchmarks/summary.py        (or: make bench, which runs it last)
 
 Nothing is measured here. Sizes and top-1 come from ``data/weights/*.json`` and ``results/quantization.json``, speed
-from ``results/deployment.json``.
+from ``results/deployment.json``, and photographs from ``results/photographs-*.json``.
 """
 
 import json
@@ -100,6 +100,31 @@ def results() -> tuple[dict, dict[str, dict], str]:
     return read(WEIGHTS / "nano.json"), speeds, made_on
 
 
+def photographs() -> list[str]:
+    """Files of 8 bits beside each other, for each checkpoint that ``photographs.py`` was given."""
+    lines, machines = [], {}
+    for file in sorted(RESULTS.glob("photographs-*.json")):
+        stored = read(file)
+        machines[stored["machine"]] = True
+        for key, row in stored.items():
+            kind, _, runtime = key.removeprefix("runtimes: ").partition(", in ")
+            if runtime == "ONNX Runtime":
+                milliseconds, faster = row["batch 1"]
+                points, low, high = (100 * share for share in row["difference"])
+                cells = [file.stem.removeprefix("photographs-"), kind, f"{row['test']:.2%}"]
+                cells += [f"{points:+.2f} ({low:+.2f} to {high:+.2f})", f"{row['bytes']:,}"]
+                lines.append(f"| {' | '.join(cells)} | {milliseconds:.2f} | {faster:.2f} |")
+    return [
+        "On colour photographs of flowers at 224 px, from checkpoints that other people trained from pretrained "
+        "weights (`benchmarks/photographs.py`); points with their 95 % interval, paired on the same test images; one "
+        f"thread in ONNX Runtime, in turns with FP32, on {'; '.join(machines)}:",
+        "",
+        "| start | file | top-1 on test | points | bytes | ms, 1 image | times faster |",
+        "|---|---|---|---|---|---|---|",
+        *lines,
+    ]
+
+
 def section() -> str:
     """All that the README says between the two marks."""
     nano, speeds, made_on = results()
@@ -112,6 +137,8 @@ def section() -> str:
         "",
         "Times are medians of rounds in turns with nano in FP32 in ONNX Runtime, which is the first row. Timed on "
         f"{made_on}.",
+        "",
+        *photographs(),
         "",
     ]
     return "\n".join(lines)
