@@ -50,7 +50,8 @@ def run(command, folder):
 
 
 def compiled(command, folder, model="model.c"):
-    run([*command, "-o", "program", HERE / "main.c", model, "-I", "."], folder)
+    # By its full path: zig keeps what it has compiled, and would take "." for the same folder as before.
+    run([*command, "-o", "program", HERE / "main.c", model, "-I", folder], folder)
 
 
 def exported(model, images, folder):

@@ -351,7 +351,8 @@ def test_photographs(checkpoint, tmp_path):
         ours = torch.cat([logits(model, batch) for batch in images.split(64)])
     onnx = slim.export_onnx(model, tmp_path / "model.onnx", image_size=224)
     assert signal_to_noise(ours, theirs) > 24  # 27 and 31 dB, measured
-    assert equal(ours, theirs) >= equal(ours, slim.run_onnx(slim.onnx_session(onnx, threads=1), images)) > 0.8
+    assert equal(ours, theirs) > 0.9
+    assert equal(ours, slim.run_onnx(slim.onnx_session(onnx, threads=1), images)) > 0.9
     assert (tmp_path / "model.tflite").stat().st_size <= onnx.stat().st_size
 
 
