@@ -155,7 +155,7 @@ def _untrained(model: ClassificationModel, recipe: dict) -> ClassificationModel:
         if name == "prune_channels":
             model = prune_channels(model, **settings)
         elif "bits" in settings:
-            model = quantize_integer(model, settings["bits"])
+            model = quantize_integer(model, settings["bits"], warn=False)
     return model
 
 
